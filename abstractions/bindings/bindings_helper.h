@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What bindgen reads: device-mapper.h, which the kernel crate's bindings lack,
+ * and the macros that bindgen cannot see through.
+ */
+#include <linux/hrtimer_types.h>	/* before all else, see rust/bindings */
+#include <linux/blkdev.h>
+#include <linux/bio.h>
+#include <linux/device-mapper.h>
+#include <linux/workqueue.h>
+
+const gfp_t RUST_CONST_HELPER___GFP_NORETRY = __GFP_NORETRY;
+const gfp_t RUST_CONST_HELPER___GFP_COMP = __GFP_COMP;
+const blk_opf_t RUST_CONST_HELPER_REQ_OP_MASK = REQ_OP_MASK;
+const unsigned int RUST_CONST_HELPER_BIO_MAX_VECS = BIO_MAX_VECS;

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Block I/O requests.
+//!
+//! A bio's owner is told by its type. One that device-mapper shows to a target is a
+//! [`MappedBio`](super::device_mapper::MappedBio); one of our own is a [`BufferedBio`]: it is filled
+//! in, given away by [`submit`], and comes back to its owner's [`BioOwner::end_io`], once.
+//!
+//! C header: [`include/linux/bio.h`](srctree/include/linux/bio.h)
+
+mod buffered;
+mod set;
+
+pub(crate) use buffered::{submit, BioOwner, BufferedBio};
+pub(crate) use set::BioSet;
+
+use crate::abstractions::bindings;
+use kernel::prelude::*;
+
+/// Bytes of a sector, the unit of all offsets and lengths (`SECTOR_SIZE`).
+pub(crate) const SECTOR_SIZE: usize = 512;
+
+/// What a bio asks for (`enum req_op`), as far as a target without zones sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Read sectors.
+    Read,
+    /// Write sectors.
+    Write,
+    /// Flush the write cache; device-mapper sends it as an empty write with `REQ_PREFLUSH`.
+    Flush,
+    /// Sectors are not needed any more.
+    Discard,
+    /// Sectors are to be destroyed.
+    SecureErase,
+    /// Sectors become zeroes.
+    WriteZeroes,
+    /// Anything else, passed on as it is.
+    Other,
+}
+
+impl Op {
+    /// Reads the operation of a `bi_opf`.
+    pub(crate) fn from_opf(opf: u32) -> Self {
+        use kernel::bindings as b;
+
+        match opf & bindings::REQ_OP_MASK {
+            b::req_op_REQ_OP_READ => Self::Read,
+            b::req_op_REQ_OP_WRITE => Self::Write,
+            b::req_op_REQ_OP_FLUSH => Self::Flush,
+            b::req_op_REQ_OP_DISCARD => Self::Discard,
+            b::req_op_REQ_OP_SECURE_ERASE => Self::SecureErase,
+            b::req_op_REQ_OP_WRITE_ZEROES => Self::WriteZeroes,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// How a bio ended (`blk_status_t`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Status(kernel::bindings::blk_status_t);
+
+impl Status {
+    /// The errno for it, 0 where it succeeded (`blk_status_to_errno`).
+    pub(crate) fn to_errno(self) -> c_int {
+        // SAFETY: The function looks up a constant table, and checks its argument.
+        unsafe { kernel::bindings::blk_status_to_errno(self.0) }
+    }
+}

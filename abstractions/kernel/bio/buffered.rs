@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A bio of our own, with the memory that it reads into and writes from.
+
+use super::{BioSet, Status, SECTOR_SIZE};
+use crate::abstractions::{bindings, block::BlockDevice};
+use core::ptr::NonNull;
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::Arc, //
+};
+
+/// The largest order that is tried: 64 KiB where pages have 4 KiB. Larger ones are seldom to be
+/// had on a machine that has run for a while, and bring little.
+const PREFERRED_ORDER: u32 = 4;
+
+/// Physically adjacent pages (`alloc_pages`).
+///
+/// # Invariants
+///
+/// The pointer is to a compound page of that order, owned by this object.
+struct Chunk {
+    page: NonNull<kernel::bindings::page>,
+    order: u32,
+}
+
+impl Chunk {
+    /// Allocates `1 << order` pages without waking the OOM killer.
+    fn new(order: u32) -> Result<Self> {
+        let gfp = kernel::bindings::GFP_KERNEL
+            | kernel::bindings::__GFP_NOWARN
+            | bindings::__GFP_NORETRY
+            | if order > 0 { bindings::__GFP_COMP } else { 0 };
+        // SAFETY: `alloc_pages` has no rules but that the flags make sense.
+        let page = unsafe { kernel::bindings::alloc_pages(gfp, order) };
+        // INVARIANT: Just allocated with that order.
+        Ok(Self {
+            page: NonNull::new(page).ok_or(ENOMEM)?,
+            order,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        PAGE_SIZE << self.order
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: The pages are owned by this object, by its invariants.
+        unsafe { kernel::bindings::__free_pages(self.page.as_ptr(), self.order) }
+    }
+}
+
+/// A bio that owns its memory, allocated once and used again and again.
+///
+/// Whoever has the `BufferedBio` has the memory too: while the bio is in flight nobody has it.
+///
+/// # Invariants
+///
+/// `bio` comes from `_set`, has room for all of `chunks`, and is not in flight.
+pub(crate) struct BufferedBio {
+    bio: NonNull<kernel::bindings::bio>,
+    chunks: KVec<Chunk>,
+    /// Must outlive `bio`.
+    _set: Arc<BioSet>,
+}
+
+// SAFETY: A bio that is not in flight belongs to no thread.
+unsafe impl Send for BufferedBio {}
+// SAFETY: Nothing can be done with a shared reference.
+unsafe impl Sync for BufferedBio {}
+
+impl BufferedBio {
+    /// Allocates a bio with `sectors` sectors of memory, in as large pieces as are to be had.
+    ///
+    /// Context: process, may sleep. Errors: `ENOMEM`, also where the pieces that are to be had are
+    /// too small for one bio; the OOM killer is never called.
+    pub(crate) fn new(set: Arc<BioSet>, sectors: u32) -> Result<Self> {
+        let bytes = (sectors as usize).checked_mul(SECTOR_SIZE).ok_or(EINVAL)?;
+        let mut chunks =
+            KVec::with_capacity(bytes.div_ceil(PAGE_SIZE).min(BioSet::MAX_VECS), GFP_KERNEL)?;
+        let mut missing = bytes;
+        let mut order = PREFERRED_ORDER.max(order_for(bytes.div_ceil(BioSet::MAX_VECS)));
+
+        while missing > 0 {
+            order = order.min(order_for(missing));
+            match Chunk::new(order) {
+                Ok(chunk) => {
+                    missing = missing.saturating_sub(chunk.bytes());
+                    chunks.push_within_capacity(chunk).map_err(|_| ENOMEM)?;
+                }
+                Err(error) => order = order.checked_sub(1).ok_or(error)?,
+            }
+        }
+        let nr_vecs = u16::try_from(chunks.len()).map_err(|_| EINVAL)?;
+        // INVARIANT: As many vectors as chunks; nobody has submitted the bio.
+        Ok(Self {
+            bio: set.alloc(nr_vecs)?,
+            chunks,
+            _set: set,
+        })
+    }
+
+    /// Makes the bio a read of `sectors` sectors from `sector` of `device` on.
+    pub(crate) fn prepare_read(
+        &mut self,
+        device: &BlockDevice,
+        sector: u64,
+        sectors: u64,
+    ) -> Result {
+        self.prepare(
+            device,
+            sector,
+            sectors,
+            kernel::bindings::req_op_REQ_OP_READ,
+        )
+    }
+
+    /// Makes the bio a write of the first `sectors` sectors of its memory to `sector` of `device`.
+    pub(crate) fn prepare_write(
+        &mut self,
+        device: &BlockDevice,
+        sector: u64,
+        sectors: u64,
+    ) -> Result {
+        self.prepare(
+            device,
+            sector,
+            sectors,
+            kernel::bindings::req_op_REQ_OP_WRITE,
+        )
+    }
+
+    /// Begins anew (`bio_reset`), and adds the memory. Errors: `EINVAL` where there is too little.
+    fn prepare(&mut self, device: &BlockDevice, sector: u64, sectors: u64, opf: u32) -> Result {
+        let bio = self.bio.as_ptr();
+        // SAFETY: The bio is owned and not in flight, and the device is open.
+        unsafe { kernel::bindings::bio_reset(bio, device.as_raw(), opf) };
+        // SAFETY: As above.
+        unsafe { (*bio).bi_iter.bi_sector = sector };
+
+        let sectors = usize::try_from(sectors).map_err(|_| EINVAL)?;
+        let mut missing = sectors.checked_mul(SECTOR_SIZE).ok_or(EINVAL)?;
+        for chunk in &self.chunks {
+            let bytes = missing.min(chunk.bytes());
+            if bytes == 0 {
+                break;
+            }
+            // The vector fits: there is room for each chunk by the type's invariants.
+            //
+            // SAFETY: The chunk outlives the bio's flight, as both are owned by `self`, which
+            // `submit` makes inaccessible for so long.
+            let added = unsafe {
+                kernel::bindings::bio_add_page(bio, chunk.page.as_ptr(), bytes as c_uint, 0)
+            };
+            if added as usize != bytes {
+                return Err(EINVAL);
+            }
+            missing -= bytes;
+        }
+        if missing == 0 {
+            Ok(())
+        } else {
+            Err(EINVAL)
+        }
+    }
+}
+
+impl Drop for BufferedBio {
+    fn drop(&mut self) {
+        // SAFETY: The bio is owned, and not in flight; the set is still there, as `self` has it.
+        unsafe { kernel::bindings::bio_put(self.bio.as_ptr()) }
+    }
+}
+
+/// The smallest order whose pages hold so many bytes.
+fn order_for(bytes: usize) -> u32 {
+    bytes
+        .div_ceil(PAGE_SIZE)
+        .next_power_of_two()
+        .trailing_zeros()
+}
+
+/// What owns a bio, goes away with it, and is given back when it ended.
+pub(crate) trait BioOwner: Send + Sized + 'static {
+    /// The bio to submit.
+    fn bio(self: Pin<&mut Self>) -> &mut BufferedBio;
+
+    /// The bio ended. Context: any, hard interrupts among them.
+    fn end_io(owner: Pin<KBox<Self>>, status: Status);
+}
+
+/// Submits the owner's bio (`submit_bio`); [`BioOwner::end_io`] gets the owner back, perhaps before
+/// this returns.
+///
+/// Context: process; may wait for a free request of the device.
+pub(crate) fn submit<T: BioOwner>(mut owner: Pin<KBox<T>>) {
+    let bio = T::bio(owner.as_mut()).bio.as_ptr();
+    // SAFETY: Nothing is moved out of the box: it is pinned again in `end_io`.
+    let owner = KBox::into_raw(unsafe { Pin::into_inner_unchecked(owner) });
+    // SAFETY: The bio was not in flight, and the owner that has it is out of everybody's reach.
+    unsafe {
+        (*bio).bi_private = owner.cast();
+        (*bio).bi_end_io = Some(end_io::<T>);
+    }
+    // SAFETY: The bio has its device, its memory and its end_io; it is given away.
+    unsafe { kernel::bindings::submit_bio(bio) }
+}
+
+/// The `bi_end_io` of [`submit`].
+///
+/// # Safety
+///
+/// Called by the block layer, once for each `submit::<T>` of this bio.
+unsafe extern "C" fn end_io<T: BioOwner>(bio: *mut kernel::bindings::bio) {
+    // SAFETY: The block layer has ended the bio, and gives it back.
+    let (owner, status) = unsafe { ((*bio).bi_private.cast::<T>(), (*bio).bi_status) };
+    // SAFETY: `submit` put the box there, and nobody else takes it out.
+    let owner = unsafe { KBox::from_raw(owner) };
+    // SAFETY: The box was pinned in `submit`, and has not moved.
+    T::end_io(unsafe { Pin::new_unchecked(owner) }, Status(status));
+}
+
+#[kunit_tests(clone_rs_buffered_bio)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_holds_the_bytes() {
+        assert_eq!(order_for(1), 0);
+        assert_eq!(order_for(PAGE_SIZE), 0);
+        assert_eq!(order_for(PAGE_SIZE + 1), 1);
+        assert_eq!(order_for(16 * PAGE_SIZE), 4);
+    }
+
+    #[test]
+    fn memory_is_as_asked_for() -> Result {
+        let set = Arc::pin_init(BioSet::new(1), GFP_KERNEL)?;
+        for sectors in [8, 2048, 16384] {
+            let bio = BufferedBio::new(set.clone(), sectors)?;
+            let bytes: usize = bio.chunks.iter().map(Chunk::bytes).sum();
+            assert!(bytes >= sectors as usize * SECTOR_SIZE);
+            assert!(bio.chunks.len() <= BioSet::MAX_VECS);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Block devices and plugs.
+//!
+//! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
+
+use crate::abstractions::bindings;
+use kernel::{fmt, types::Opaque};
+
+/// An open block device (`struct block_device`).
+///
+/// # Invariants
+///
+/// A reference to this type is valid for as long as the device is open.
+#[repr(transparent)]
+pub(crate) struct BlockDevice(Opaque<kernel::bindings::block_device>);
+
+// SAFETY: What the methods read is constant while the device is open, or read atomically by C.
+unsafe impl Send for BlockDevice {}
+// SAFETY: As above.
+unsafe impl Sync for BlockDevice {}
+
+impl BlockDevice {
+    /// Wraps a pointer of C.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be valid, and the device stay open, for `'a`.
+    pub(crate) unsafe fn from_raw<'a>(ptr: *mut kernel::bindings::block_device) -> &'a Self {
+        // SAFETY: The type is transparent, and the caller keeps the device open.
+        unsafe { &*ptr.cast() }
+    }
+
+    /// Returns the pointer for C.
+    pub(crate) fn as_raw(&self) -> *mut kernel::bindings::block_device {
+        self.0.get()
+    }
+
+    /// The device's size in sectors at this moment (`bdev_nr_sectors`).
+    pub(crate) fn nr_sectors(&self) -> u64 {
+        // SAFETY: The device is open by the type's invariants.
+        unsafe { bindings::bdev_nr_sectors(self.as_raw()) }
+    }
+
+    /// Whether writes are refused (`bdev_read_only`).
+    pub(crate) fn is_read_only(&self) -> bool {
+        // SAFETY: The device is open by the type's invariants.
+        unsafe { bindings::bdev_read_only(self.as_raw()) }
+    }
+
+    /// Whether the device has zones (`bdev_is_zoned`).
+    pub(crate) fn is_zoned(&self) -> bool {
+        // SAFETY: The device is open by the type's invariants.
+        unsafe { bindings::bdev_is_zoned(self.as_raw()) }
+    }
+
+    /// The smallest unit of I/O, in bytes (`bdev_logical_block_size`).
+    pub(crate) fn logical_block_size(&self) -> u32 {
+        // SAFETY: The device is open by the type's invariants.
+        unsafe { bindings::bdev_logical_block_size(self.as_raw()) }
+    }
+
+    /// Whether so many sectors are a whole number of logical blocks, which are a power of two.
+    pub(crate) fn is_block_multiple(&self, sectors: u64) -> bool {
+        let block = u64::from(self.logical_block_size()) >> kernel::bindings::SECTOR_SHIFT;
+        sectors & block.saturating_sub(1) == 0
+    }
+
+    /// The sector of its disk where this device begins: 0, or a partition's start
+    /// (`get_start_sect`).
+    pub(crate) fn start_sector(&self) -> u64 {
+        // SAFETY: The device is open by the type's invariants.
+        unsafe { bindings::get_start_sect(self.as_raw()) }
+    }
+
+    /// Whether both are the same disk, or partitions of it.
+    pub(crate) fn same_disk(&self, other: &Self) -> bool {
+        // SAFETY: The device is open by the type's invariants; `bd_disk` never changes.
+        let disk = |device: &Self| unsafe { (*device.as_raw()).bd_disk };
+        core::ptr::eq(disk(self), disk(other))
+    }
+
+    /// Whether both are the same device.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        core::ptr::eq(self, other)
+    }
+}
+
+/// As major:minor, in decimal (`format_dev_t`).
+impl fmt::Display for BlockDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // SAFETY: The device is open by the type's invariants; `bd_dev` never changes.
+        let dev = unsafe { (*self.as_raw()).bd_dev };
+        write!(f, "{}:{}", dev >> MINORBITS, dev & ((1 << MINORBITS) - 1))
+    }
+}
+
+/// Of a `dev_t`, as in `include/linux/kdev_t.h`.
+const MINORBITS: u32 = 20;
+
+/// Runs `submit` with the bios that it submits collected and sent together (`struct blk_plug`), so
+/// that the block layer can join adjacent ones. Context: process.
+pub(crate) fn plugged<R>(submit: impl FnOnce() -> R) -> R {
+    /// Ends the plug also where `submit` returns early.
+    struct Plug(Opaque<kernel::bindings::blk_plug>);
+
+    impl Drop for Plug {
+        fn drop(&mut self) {
+            // SAFETY: The plug was started by this task, below, and has not moved.
+            unsafe { kernel::bindings::blk_finish_plug(self.0.get()) }
+        }
+    }
+
+    let plug = core::pin::pin!(Plug(Opaque::uninit()));
+    // SAFETY: The plug is pinned to this stack frame, and finished before the frame is left.
+    unsafe { kernel::bindings::blk_start_plug(plug.0.get()) };
+    submit()
+}

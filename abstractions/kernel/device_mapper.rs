@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Device-mapper targets.
+//!
+//! A target is a type that implements [`Target`]; a [`Registration`] of it in the module's data
+//! makes it known for as long as the module is there:
+//!
+//! ```ignore
+//! #[pin_data]
+//! struct MyModule {
+//!     #[pin]
+//!     target: device_mapper::Registration<MyTarget>,
+//! }
+//!
+//! impl kernel::InPlaceModule for MyModule {
+//!     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+//!         try_pin_init!(Self {
+//!             target <- device_mapper::Registration::new(module),
+//!         })
+//!     }
+//! }
+//! ```
+//!
+//! C header: [`include/linux/device-mapper.h`](srctree/include/linux/device-mapper.h)
+
+mod ctr;
+mod device;
+mod mapped_bio;
+mod operations;
+mod registration;
+mod text;
+
+pub(crate) use ctr::{Args, BioCounts, Constructor, CtrError};
+pub(crate) use device::Device;
+pub(crate) use mapped_bio::{MapResult, MappedBio};
+pub(crate) use operations::{Features, IoctlAccess, IterateDevices, StatusType, Target};
+pub(crate) use registration::Registration;
+pub(crate) use text::Text;

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The interface that a target implements, and its callbacks in C's shape.
+
+use super::{Args, Constructor, CtrError, Device, MapResult, MappedBio, Text};
+use crate::abstractions::{bindings, block::BlockDevice};
+use core::{marker::PhantomData, ptr::NonNull};
+use kernel::{
+    error::{from_result, VTABLE_DEFAULT_ERROR},
+    prelude::*,
+};
+
+/// What a target can do (`DM_TARGET_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Features(u64);
+
+impl Features {
+    /// Tables are never read-only.
+    pub(crate) const ALWAYS_WRITEABLE: Self = Self(bindings::DM_TARGET_ALWAYS_WRITEABLE as u64);
+    /// Integrity data goes to the lower device.
+    pub(crate) const PASSES_INTEGRITY: Self = Self(bindings::DM_TARGET_PASSES_INTEGRITY as u64);
+    /// `REQ_NOWAIT` is honoured.
+    pub(crate) const NOWAIT: Self = Self(bindings::DM_TARGET_NOWAIT as u64);
+    /// Encryption contexts go to the lower device.
+    pub(crate) const PASSES_CRYPTO: Self = Self(bindings::DM_TARGET_PASSES_CRYPTO as u64);
+    /// `REQ_ATOMIC` writes stay whole.
+    pub(crate) const ATOMIC_WRITES: Self = Self(bindings::DM_TARGET_ATOMIC_WRITES as u64);
+
+    /// Both sets together.
+    pub(crate) const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` are in this set.
+    pub(crate) const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// What is asked for by `status` (`status_type_t`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StatusType {
+    /// The state and the counters (`dmsetup status`).
+    Info,
+    /// The table line (`dmsetup table`).
+    Table,
+    /// What is measured by IMA.
+    Ima,
+}
+
+/// Whether an ioctl for the mapped device may go to the lower one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IoctlAccess {
+    /// The target maps the whole device.
+    Whole,
+    /// Only a part of it: the core lets only harmless ones and root's through.
+    Part,
+}
+
+/// The callout of `iterate_devices`.
+pub(crate) struct IterateDevices<'a> {
+    ti: *mut bindings::dm_target,
+    callout: bindings::iterate_devices_callout_fn,
+    data: *mut c_void,
+    devices: &'a [NonNull<bindings::dm_dev>],
+}
+
+impl IterateDevices<'_> {
+    /// Tells the core of a range of `device`, in sectors; what is not 0 ends the iteration, and is
+    /// to be returned.
+    pub(crate) fn call(&self, device: &Device, start: u64, len: u64) -> c_int {
+        let Some(callout) = self.callout else {
+            return 0;
+        };
+        let ours = self.devices.iter().find(|dev| {
+            // SAFETY: The devices are got, and put only after the last callback.
+            core::ptr::eq(unsafe { (*dev.as_ptr()).bdev }, device.as_raw())
+        });
+        // SAFETY: All are as the core gave them, and the device is one of this target's.
+        ours.map_or(0, |dev| unsafe {
+            callout(self.ti, dev.as_ptr(), start, len, self.data)
+        })
+    }
+}
+
+/// A device-mapper target.
+///
+/// Callbacks run concurrently where not said otherwise, hence `&self`.
+#[vtable]
+pub(crate) trait Target: Send + Sync + Sized + 'static {
+    /// The name in a table line.
+    const NAME: &'static CStr;
+    /// Major, minor, patch level.
+    const VERSION: [u32; 3];
+    /// What it can do.
+    const FEATURES: Features;
+
+    /// Makes a target of a table line. Context: process; the old table may be live.
+    fn ctr(ti: &mut Constructor<'_>, args: Args<'_>) -> Result<Pin<KBox<Self>>, CtrError>;
+
+    /// Stops all that the target does by itself, and waits for it; it is dropped after that.
+    /// Context: process, no bio of the core's is in flight.
+    fn dtr(&self);
+
+    /// Decides where a bio goes. Context: process; must not wait for I/O of the same device.
+    fn map<'a>(&self, bio: MappedBio<'a>) -> MapResult<'a>;
+
+    /// A suspend begins. Context: process.
+    fn presuspend(&self) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// The suspend was interrupted; the device goes on. Context: process.
+    fn presuspend_undo(&self) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// All bios of the core's have ended. Context: process.
+    fn postsuspend(&self) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// The device is about to be resumed with this table; an error stops that. Context: process.
+    fn preresume(&self) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// The device is resumed. Context: process.
+    fn resume(&self) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Answers a status request. Context: process.
+    fn status(&self, kind: StatusType, text: &mut Text<'_>);
+
+    /// Handles a message. Context: process, inside the section that a suspend waits for: must not
+    /// wait for I/O.
+    fn message(&self, _args: Args<'_>) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Says which device an ioctl goes to. Context: process.
+    fn prepare_ioctl(&self) -> (&BlockDevice, IoctlAccess) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Tells the core of the devices whose limits the mapped device has. Context: process.
+    fn iterate_devices(&self, devices: &IterateDevices<'_>) -> c_int;
+}
+
+/// What `ti->private` points to.
+struct Private<T> {
+    target: Pin<KBox<T>>,
+    devices: KVec<NonNull<bindings::dm_dev>>,
+}
+
+/// The callbacks of a [`Target`], as device-mapper wants them.
+pub(super) struct OperationsVTable<T: Target>(PhantomData<T>);
+
+impl<T: Target> OperationsVTable<T> {
+    /// Returns the target's private data.
+    ///
+    /// # Safety
+    ///
+    /// `ti` must be a target of this type for which `ctr` succeeded, and `dtr` not be called
+    /// during `'a`.
+    #[inline]
+    unsafe fn private<'a>(ti: *mut bindings::dm_target) -> &'a Private<T> {
+        // SAFETY: `ctr` put a box there, and only `dtr` takes it out.
+        unsafe { &*(*ti).private.cast::<Private<T>>() }
+    }
+
+    /// Puts devices that [`Constructor::get_device`] got.
+    ///
+    /// # Safety
+    ///
+    /// They must have been got for `ti`, and be put once.
+    unsafe fn put_devices(ti: *mut bindings::dm_target, devices: KVec<NonNull<bindings::dm_dev>>) {
+        for dev in devices {
+            // SAFETY: By this function's rules.
+            unsafe { bindings::dm_put_device(ti, dev.as_ptr()) };
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by device-mapper with a target under construction and `argc` strings.
+    unsafe extern "C" fn ctr_callback(
+        ti: *mut bindings::dm_target,
+        argc: c_uint,
+        argv: *mut *mut c_char,
+    ) -> c_int {
+        let mut devices = KVec::new();
+        // SAFETY: The strings are the core's, and stay during the call.
+        let args = unsafe { Args::new(argc, argv) };
+        // SAFETY: Nobody else uses the target during its construction.
+        let made = T::ctr(
+            &mut Constructor::new(unsafe { &mut *ti }, &mut devices),
+            args,
+        );
+        let refused = match made {
+            Ok(target) => match KBox::new_uninit(GFP_KERNEL) {
+                Ok(private) => {
+                    let private = private.write(Private { target, devices });
+                    // SAFETY: As above; `dtr` takes the box out.
+                    unsafe { (*ti).private = KBox::into_raw(private).cast() };
+                    return 0;
+                }
+                Err(error) => {
+                    target.dtr();
+                    drop(target);
+                    CtrError::from(error)
+                }
+            },
+            Err(refused) => refused,
+        };
+        // SAFETY: Got for `ti` during `T::ctr`, and put nowhere else.
+        unsafe { Self::put_devices(ti, devices) };
+        // SAFETY: As above; the core only prints the text.
+        unsafe { (*ti).error = refused.text.as_char_ptr().cast_mut().cast() };
+        refused.errno.to_errno()
+    }
+
+    /// # Safety
+    ///
+    /// Called by device-mapper, once, after the last of the other callbacks.
+    unsafe extern "C" fn dtr_callback(ti: *mut bindings::dm_target) {
+        // SAFETY: `ctr` put the box there.
+        let private = unsafe { KBox::from_raw((*ti).private.cast::<Private<T>>()) };
+        let Private { target, devices } = KBox::into_inner(private);
+        target.dtr();
+        // The target's own references go first, so that putting the devices closes them.
+        drop(target);
+        // SAFETY: Got for `ti` in `ctr`, and put nowhere else.
+        unsafe { Self::put_devices(ti, devices) };
+    }
+
+    /// # Safety
+    ///
+    /// Called by device-mapper between `ctr` and `dtr`, with a clone that is the target's.
+    unsafe extern "C" fn map_callback(
+        ti: *mut bindings::dm_target,
+        bio: *mut kernel::bindings::bio,
+    ) -> c_int {
+        // SAFETY: `map` runs between `ctr` and `dtr`.
+        let private = unsafe { Self::private(ti) };
+        // SAFETY: device-mapper never passes NULL.
+        let bio = unsafe { NonNull::new_unchecked(bio) };
+        // SAFETY: The bio is this call's, and taken once.
+        let bio = unsafe { MappedBio::new(bio) };
+        private.target.map(bio).code() as c_int
+    }
+
+    /// # Safety
+    ///
+    /// Called by device-mapper between `ctr` and `dtr`.
+    unsafe extern "C" fn presuspend_callback(ti: *mut bindings::dm_target) {
+        // SAFETY: By this function's rules.
+        unsafe { Self::private(ti) }.target.presuspend();
+    }
+
+    /// # Safety
+    ///
+    /// Called by device-mapper between `ctr` and `dtr`.
+    unsafe extern "C" fn presuspend_undo_callback(ti: *mut bindings::dm_target) {
+        // SAFETY: By this function's rules.
+        unsafe { Self::private(ti) }.target.presuspend_undo();
+    }
+
+    /// # Safety
+    ///
+    /// Called by device-mapper between `ctr` and `dtr`.
+    unsafe extern "C" fn postsuspend_callback(ti: *mut bindings::dm_target) {
+        // SAFETY: By this function's rules.
+        unsafe { Self::private(ti) }.target.postsuspend();
+    }
+
+    /// # Safety
+    ///
+    /// Called by device-mapper between `ctr` and `dtr`.
+    unsafe extern "C" fn preresume_callback(ti: *mut bindings::dm_target) -> c_int {
+        from_result(|| {
+            // SAFETY: By this function's rules.
+            unsafe { Self::private(ti) }.target.preresume()?;
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by device-mapper between `ctr` and `dtr`.
+    unsafe extern "C" fn resume_callback(ti: *mut bindings::dm_target) {
+        // SAFETY: By this function's rules.
+        unsafe { Self::private(ti) }.target.resume();
+    }
+
+    /// # Safety
+    ///
+    /// Called by device-mapper between `ctr` and `dtr`; `result` has `maxlen` bytes.
+    unsafe extern "C" fn status_callback(
+        ti: *mut bindings::dm_target,
+        kind: bindings::status_type_t,
+        _flags: c_uint,
+        result: *mut c_char,
+        maxlen: c_uint,
+    ) {
+        let kind = match kind {
+            bindings::status_type_t_STATUSTYPE_INFO => StatusType::Info,
+            bindings::status_type_t_STATUSTYPE_TABLE => StatusType::Table,
+            _ => StatusType::Ima,
+        };
+        // SAFETY: By this function's rules; `c_char` is a byte.
+        let buffer = unsafe { core::slice::from_raw_parts_mut(result.cast(), maxlen as usize) };
+        // SAFETY: By this function's rules.
+        unsafe { Self::private(ti) }
+            .target
+            .status(kind, &mut Text::new(buffer));
+    }
+
+    /// # Safety
+    ///
+    /// Called by device-mapper between `ctr` and `dtr`, with `argc` strings.
+    unsafe extern "C" fn message_callback(
+        ti: *mut bindings::dm_target,
+        argc: c_uint,
+        argv: *mut *mut c_char,
+        _result: *mut c_char,
+        _maxlen: c_uint,
+    ) -> c_int {
+        // SAFETY: The strings are the core's, and stay during the call.
+        let args = unsafe { Args::new(argc, argv) };
+        from_result(|| {
+            // SAFETY: By this function's rules.
+            unsafe { Self::private(ti) }.target.message(args)?;
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by device-mapper between `ctr` and `dtr`; `bdev` is valid for writes.
+    unsafe extern "C" fn prepare_ioctl_callback(
+        ti: *mut bindings::dm_target,
+        bdev: *mut *mut kernel::bindings::block_device,
+        _cmd: c_uint,
+        _arg: c_ulong,
+        _forward: *mut bool,
+    ) -> c_int {
+        // SAFETY: By this function's rules.
+        let (device, access) = unsafe { Self::private(ti) }.target.prepare_ioctl();
+        // SAFETY: By this function's rules.
+        unsafe { *bdev = device.as_raw() };
+        match access {
+            IoctlAccess::Whole => 0,
+            IoctlAccess::Part => 1,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by device-mapper between `ctr` and `dtr`.
+    unsafe extern "C" fn iterate_devices_callback(
+        ti: *mut bindings::dm_target,
+        callout: bindings::iterate_devices_callout_fn,
+        data: *mut c_void,
+    ) -> c_int {
+        // SAFETY: By this function's rules.
+        let private = unsafe { Self::private(ti) };
+        private.target.iterate_devices(&IterateDevices {
+            ti,
+            callout,
+            data,
+            devices: &private.devices,
+        })
+    }
+
+    /// Makes the `target_type` to register.
+    pub(super) fn build(module: &'static ThisModule) -> bindings::target_type {
+        bindings::target_type {
+            features: T::FEATURES.0,
+            name: T::NAME.as_char_ptr(),
+            module: module.as_ptr(),
+            version: T::VERSION,
+            ctr: Some(Self::ctr_callback),
+            dtr: Some(Self::dtr_callback),
+            map: Some(Self::map_callback),
+            presuspend: optional!(T::HAS_PRESUSPEND, Self::presuspend_callback),
+            presuspend_undo: optional!(T::HAS_PRESUSPEND_UNDO, Self::presuspend_undo_callback),
+            postsuspend: optional!(T::HAS_POSTSUSPEND, Self::postsuspend_callback),
+            preresume: optional!(T::HAS_PRERESUME, Self::preresume_callback),
+            resume: optional!(T::HAS_RESUME, Self::resume_callback),
+            status: Some(Self::status_callback),
+            message: optional!(T::HAS_MESSAGE, Self::message_callback),
+            prepare_ioctl: optional!(T::HAS_PREPARE_IOCTL, Self::prepare_ioctl_callback),
+            iterate_devices: Some(Self::iterate_devices_callback),
+            ..pin_init::zeroed()
+        }
+    }
+}
+
+/// A callback where the target has it.
+macro_rules! optional {
+    ($has:expr, $callback:expr) => {
+        if $has {
+            Some($callback)
+        } else {
+            None
+        }
+    };
+}
+use optional;

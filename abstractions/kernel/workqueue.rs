@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A workqueue of one's own.
+//!
+//! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
+
+use core::ops::Deref;
+use core::ptr::NonNull;
+use kernel::{
+    bindings,
+    prelude::*,
+    workqueue::{HasWork, Queue, Work, WorkItem},
+};
+
+/// An unbound workqueue that makes progress under memory pressure (`WQ_MEM_RECLAIM`).
+///
+/// Dropping it waits for its work (`destroy_workqueue`): not to be done by its own work, nor in
+/// atomic context.
+///
+/// # Invariants
+///
+/// The pointer is to a workqueue that `alloc_workqueue` made and nobody else destroys.
+pub(crate) struct OwnedQueue(NonNull<bindings::workqueue_struct>);
+
+// SAFETY: A workqueue is usable from any thread.
+unsafe impl Send for OwnedQueue {}
+// SAFETY: As above.
+unsafe impl Sync for OwnedQueue {}
+
+impl OwnedQueue {
+    /// Allocates a queue (`alloc_workqueue`).
+    ///
+    /// Context: process, may sleep. Errors: `ENOMEM`.
+    pub(crate) fn new(name: &CStr) -> Result<Self> {
+        // SAFETY: The format takes one string, and copies it.
+        let queue = unsafe {
+            bindings::alloc_workqueue_noprof(
+                c"%s".as_char_ptr(),
+                bindings::wq_flags_WQ_MEM_RECLAIM | bindings::wq_flags_WQ_UNBOUND,
+                0,
+                name.as_char_ptr(),
+            )
+        };
+        // INVARIANT: Just made, and owned by nobody else.
+        NonNull::new(queue).map(Self).ok_or(ENOMEM)
+    }
+
+    /// Waits until all the work queued before this call is done (`flush_workqueue`).
+    ///
+    /// Context: process, not from the queue's own work.
+    pub(crate) fn flush(&self) {
+        // SAFETY: The queue is valid by the type's invariants.
+        unsafe { bindings::__flush_workqueue(self.0.as_ptr()) }
+    }
+}
+
+impl Deref for OwnedQueue {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        // SAFETY: The queue is valid by the type's invariants, for as long as `self` is borrowed.
+        unsafe { Queue::from_raw(self.0.as_ptr()) }
+    }
+}
+
+impl Drop for OwnedQueue {
+    fn drop(&mut self) {
+        // SAFETY: The queue is valid and not used after this, by the type's invariants.
+        unsafe { bindings::destroy_workqueue(self.0.as_ptr()) }
+    }
+}
+
+/// A boxed work item that knows the queue that it runs on, and keeps it alive.
+pub(crate) trait QueuedItem:
+    WorkItem<Pointer = Pin<KBox<Self>>> + HasWork<Self> + Send + Sized
+{
+    /// The queue.
+    fn queue(&self) -> &OwnedQueue;
+}
+
+/// Hands the item over to its own queue, which runs it once. Context: any.
+///
+/// `Queue::enqueue` would need a reference to the queue for the whole call; one that is borrowed
+/// from the item is gone as soon as the item has run.
+pub(crate) fn enqueue<T: QueuedItem + 'static>(item: Pin<KBox<T>>) {
+    let queue = item.queue().0.as_ptr();
+    // SAFETY: Nothing is moved out of the box, only its ownership is handed on.
+    let item = KBox::into_raw(unsafe { Pin::into_inner_unchecked(item) });
+    // SAFETY: `item` points to a valid `T`, and so to its work.
+    let work = unsafe { Work::raw_get(T::raw_get_work(item)) };
+    // The box was owned by the caller, so the work is not queued, and this can't fail.
+    //
+    // SAFETY: The work was initialised to call `<Pin<KBox<T>> as WorkItemPointer>::run`, which
+    // takes the box over. `queue` is kept alive by the item until it runs; from then on
+    // `queue_work_on` touches it inside its RCU read section only, and it is freed by RCU.
+    unsafe {
+        bindings::queue_work_on(
+            bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
+            queue,
+            work,
+        )
+    };
+}
