@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where things are: sectors of the mapped device, of the target and of both devices, regions.
+//!
+//! All lengths and offsets are in sectors of 512 bytes. Nothing here calls the kernel.
+
+use kernel::prelude::*;
+
+/// The smallest region: 4 KiB.
+pub(crate) const MIN_REGION_SIZE: u64 = 8;
+/// The largest region: 1 GiB.
+pub(crate) const MAX_REGION_SIZE: u64 = 1 << 21;
+/// The most regions that a target may have, so that their indexes and counts fit everywhere.
+pub(crate) const MAX_REGIONS: u64 = 1 << 31;
+/// The region size where none is given: 64 KiB, or what keeps the number of regions below
+/// [`DEFAULT_MAX_REGIONS`].
+const DEFAULT_REGION_SIZE: u64 = 128;
+/// The most regions that are made without being asked for (1 TiB of 64 KiB): 8 MiB of state.
+const DEFAULT_MAX_REGIONS: u64 = 1 << 24;
+
+/// The region size of a target of `len` sectors for which none is given.
+pub(crate) fn default_region_size(len: u64) -> u64 {
+    let mut size = DEFAULT_REGION_SIZE;
+    while len.div_ceil(size) > DEFAULT_MAX_REGIONS && size < MAX_REGION_SIZE {
+        size *= 2;
+    }
+    size
+}
+
+/// A run of sectors, counted from the target's start.
+///
+/// # Invariants
+///
+/// It is not empty, and ends within the target whose [`Geometry`] made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    start: u64,
+    len: u64,
+}
+
+impl Range {
+    /// The first sector.
+    pub(crate) fn start(self) -> u64 {
+        self.start
+    }
+
+    /// The number of sectors, at least 1.
+    pub(crate) fn len(self) -> u64 {
+        self.len
+    }
+
+    /// Cuts off the first `sectors` sectors, and returns them and the rest, if there is one.
+    pub(crate) fn split(self, sectors: u64) -> (Self, Option<Self>) {
+        if sectors == 0 || sectors >= self.len {
+            return (self, None);
+        }
+        // INVARIANT: Two parts, neither of them empty, of a range within the target.
+        (
+            Self {
+                start: self.start,
+                len: sectors,
+            },
+            Some(Self {
+                start: self.start + sectors,
+                len: self.len - sectors,
+            }),
+        )
+    }
+}
+
+/// Why a geometry is impossible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GeometryError {
+    /// A range wraps around 2^64 sectors.
+    Overflow,
+    /// The region size is not a power of two from 8 up to 2^21.
+    RegionSize,
+    /// There are more than 2^31 regions.
+    TooManyRegions,
+}
+
+/// The layout of a target: constant, and checked once.
+///
+/// # Invariants
+///
+/// `len` is not 0. `begin`, `backing` and `clone`, each plus `len`, do not overflow. The region size
+/// is a power of two, and there are at most [`MAX_REGIONS`] regions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
+    begin: u64,
+    len: u64,
+    backing: u64,
+    clone: u64,
+    region_shift: u32,
+}
+
+impl Geometry {
+    /// Checks the layout of a target that maps `len` sectors at `begin` of the mapped device to
+    /// sector `backing` of the backing device, and copies them to sector `clone` of the clone.
+    pub(crate) fn new(
+        begin: u64,
+        len: u64,
+        backing: u64,
+        clone: u64,
+        region_size: u64,
+    ) -> Result<Self, GeometryError> {
+        for start in [begin, backing, clone] {
+            start.checked_add(len).ok_or(GeometryError::Overflow)?;
+        }
+        if !region_size.is_power_of_two()
+            || !(MIN_REGION_SIZE..=MAX_REGION_SIZE).contains(&region_size)
+            || len == 0
+        {
+            return Err(GeometryError::RegionSize);
+        }
+        if len.div_ceil(region_size) > MAX_REGIONS {
+            return Err(GeometryError::TooManyRegions);
+        }
+        // INVARIANT: Just checked.
+        Ok(Self {
+            begin,
+            len,
+            backing,
+            clone,
+            region_shift: region_size.trailing_zeros(),
+        })
+    }
+
+    /// The target's length.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The sector of the backing device where the target begins.
+    pub(crate) fn backing_start(&self) -> u64 {
+        self.backing
+    }
+
+    /// The sector of the clone device where the copy begins.
+    pub(crate) fn clone_start(&self) -> u64 {
+        self.clone
+    }
+
+    /// Sectors of a region.
+    pub(crate) fn region_size(&self) -> u64 {
+        1 << self.region_shift
+    }
+
+    /// The number of regions; the last one may be short.
+    pub(crate) fn regions(&self) -> u64 {
+        self.len.div_ceil(self.region_size())
+    }
+
+    /// The number of regions that `range` touches.
+    pub(crate) fn regions_of(&self, range: Range) -> u64 {
+        let last = range.start + (range.len - 1);
+        (last >> self.region_shift) - (range.start >> self.region_shift) + 1
+    }
+
+    /// A range counted from the target's start, or `None` where it is empty or ends outside.
+    pub(crate) fn range(&self, start: u64, len: u64) -> Option<Range> {
+        let end = start.checked_add(len)?;
+        // INVARIANT: Just checked.
+        (len > 0 && end <= self.len).then_some(Range { start, len })
+    }
+
+    /// The same, of sectors of the mapped device.
+    #[inline]
+    pub(crate) fn mapped_range(&self, sector: u64, sectors: u64) -> Option<Range> {
+        self.range(sector.checked_sub(self.begin)?, sectors)
+    }
+
+    /// The sector of the backing device where `range` begins.
+    #[inline]
+    pub(crate) fn backing_sector(&self, range: Range) -> u64 {
+        self.backing + range.start
+    }
+
+    /// The sector of the clone device where `range` begins.
+    pub(crate) fn clone_sector(&self, range: Range) -> u64 {
+        self.clone + range.start
+    }
+}
+
+#[kunit_tests(clone_rs_geometry)]
+mod tests {
+    use super::*;
+
+    fn geometry(len: u64) -> Result<Geometry> {
+        Geometry::new(16, len, 1000, 2000, 8).map_err(|_| EINVAL)
+    }
+
+    #[test]
+    fn the_last_region_may_be_short() -> Result {
+        assert_eq!(geometry(1)?.regions(), 1);
+        assert_eq!(geometry(8)?.regions(), 1);
+        assert_eq!(geometry(9)?.regions(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn ranges_end_within_the_target() -> Result {
+        let geometry = geometry(100)?;
+        assert!(geometry.range(0, 100).is_some());
+        assert!(geometry.range(99, 1).is_some());
+        for (start, len) in [
+            (0, 0),
+            (100, 0),
+            (0, 101),
+            (99, 2),
+            (100, 1),
+            (u64::MAX, 2),
+            (1, u64::MAX),
+        ] {
+            assert!(geometry.range(start, len).is_none());
+        }
+        assert!(geometry.mapped_range(15, 1).is_none());
+        assert!(geometry.mapped_range(116, 1).is_none());
+        assert_eq!(geometry.mapped_range(115, 1), geometry.range(99, 1));
+        Ok(())
+    }
+
+    #[test]
+    fn sectors_of_both_devices() -> Result {
+        let geometry = geometry(100)?;
+        let range = geometry.range(7, 3).ok_or(EINVAL)?;
+        assert_eq!(geometry.backing_sector(range), 1007);
+        assert_eq!(geometry.clone_sector(range), 2007);
+        Ok(())
+    }
+
+    #[test]
+    fn touched_regions_are_counted() -> Result {
+        let geometry = geometry(100)?;
+        for (start, len, regions) in [
+            (0, 1, 1),
+            (0, 8, 1),
+            (0, 9, 2),
+            (7, 1, 1),
+            (7, 2, 2),
+            (96, 4, 1),
+            (0, 100, 13),
+        ] {
+            let range = geometry.range(start, len).ok_or(EINVAL)?;
+            assert_eq!(geometry.regions_of(range), regions);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn split_loses_nothing() -> Result {
+        let range = geometry(100)?.range(10, 20).ok_or(EINVAL)?;
+        let (head, tail) = range.split(5);
+        assert_eq!((head.start(), head.len()), (10, 5));
+        assert_eq!(tail.map(|tail| (tail.start(), tail.len())), Some((15, 15)));
+        assert_eq!(range.split(20), (range, None));
+        assert_eq!(range.split(21), (range, None));
+        assert_eq!(range.split(0), (range, None));
+        Ok(())
+    }
+
+    #[test]
+    fn impossible_layouts_are_refused() {
+        let error = |begin, len, backing, clone, size| {
+            Geometry::new(begin, len, backing, clone, size).err()
+        };
+        assert_eq!(error(u64::MAX, 1, 0, 0, 8), Some(GeometryError::Overflow));
+        assert_eq!(
+            error(0, 2, u64::MAX - 1, 0, 8),
+            Some(GeometryError::Overflow)
+        );
+        assert_eq!(
+            error(0, 2, 0, u64::MAX - 1, 8),
+            Some(GeometryError::Overflow)
+        );
+        for size in [0, 4, 7, 12, MAX_REGION_SIZE * 2, u64::MAX] {
+            assert_eq!(error(0, 2, 0, 0, size), Some(GeometryError::RegionSize));
+        }
+        assert_eq!(
+            error(0, u64::MAX, 0, 0, 8),
+            Some(GeometryError::TooManyRegions)
+        );
+        assert_eq!(error(0, MAX_REGIONS * 8, 0, 0, 8), None);
+        assert_eq!(
+            error(0, MAX_REGIONS * 8 + 1, 0, 0, 8),
+            Some(GeometryError::TooManyRegions)
+        );
+    }
+
+    #[test]
+    fn the_default_region_size_grows_with_the_target() {
+        assert_eq!(default_region_size(1), 128);
+        assert_eq!(default_region_size(128 << 24), 128);
+        assert_eq!(default_region_size((128 << 24) + 1), 256);
+        assert_eq!(default_region_size(u64::MAX), MAX_REGION_SIZE);
+    }
+}
