@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory of a job: allocated once, used for one job after another.
+
+use super::job::{self, Flight};
+use crate::abstractions::{
+    bio::{BioOwner, BioSet, BufferedBio, Status},
+    workqueue::{enqueue, OwnedQueue, QueuedItem},
+};
+use kernel::{
+    impl_has_work, new_work, pr_warn_once,
+    prelude::*,
+    sync::Arc,
+    workqueue::{Work, WorkItem},
+};
+
+/// A bio with its memory, and a work item.
+///
+/// It is owned by one at a time: by the engine while it is idle, by a [`job::Job`], by the block
+/// layer while its bio is in flight, or by the workqueue.
+#[pin_data]
+pub(super) struct Slot {
+    #[pin]
+    work: Work<Slot>,
+    /// Keeps the queue alive until the work has run.
+    queue: Arc<OwnedQueue>,
+    bio: BufferedBio,
+    /// What the worker has to do; `None` while a [`job::Job`] or the engine has the slot.
+    flight: Option<Flight>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Slot { self.work }
+}
+
+impl Slot {
+    /// Allocates a slot for runs of up to `batch` sectors. Errors: `ENOMEM`.
+    pub(super) fn new(
+        queue: Arc<OwnedQueue>,
+        set: Arc<BioSet>,
+        batch: u32,
+    ) -> Result<Pin<KBox<Self>>> {
+        let bio = BufferedBio::new(set, batch)?;
+        KBox::pin_init(
+            pin_init!(Self {
+                work <- new_work!("dm_clone_rs::Slot::work"),
+                queue,
+                bio,
+                flight: None,
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The bio, to be prepared.
+    pub(super) fn bio_mut(self: Pin<&mut Self>) -> &mut BufferedBio {
+        self.project().bio
+    }
+
+    /// Says what the worker has to do when the slot comes to it.
+    pub(super) fn set_flight(self: Pin<&mut Self>, flight: Flight) {
+        *self.project().flight = Some(flight);
+    }
+}
+
+impl BioOwner for Slot {
+    fn bio(self: Pin<&mut Self>) -> &mut BufferedBio {
+        self.bio_mut()
+    }
+
+    /// Context: any.
+    fn end_io(mut slot: Pin<KBox<Self>>, status: Status) {
+        if let Some(flight) = slot.as_mut().project().flight {
+            flight.status = Some(status);
+        }
+        enqueue(slot);
+    }
+}
+
+impl QueuedItem for Slot {
+    fn queue(&self) -> &OwnedQueue {
+        &self.queue
+    }
+}
+
+impl WorkItem for Slot {
+    type Pointer = Pin<KBox<Self>>;
+
+    fn run(mut slot: Pin<KBox<Self>>) {
+        match slot.as_mut().project().flight.take() {
+            Some(flight) => job::go_on(slot, flight),
+            None => pr_warn_once!("a slot without a job was queued; it is dropped\n"),
+        }
+    }
+}
