@@ -14,9 +14,11 @@ use kernel::{fmt, prelude::*};
 /// A word of a table line or a message, as it was typed: it need not be UTF-8.
 pub(super) type Word<'a> = &'a [u8];
 
-/// Shows a word in the log, with what can't be printed escaped.
+/// Shows the beginning of a word in the log, with what can't be printed escaped: a line of the log
+/// that is too long would be cut off with its end.
 pub(super) fn printable(word: Word<'_>) -> impl fmt::Display + '_ {
-    kernel::str::BStr::from_bytes(word)
+    const SHOWN: usize = 64;
+    kernel::str::BStr::from_bytes(word.get(..SHOWN).unwrap_or(word))
 }
 
 /// Reads a decimal number: digits only, no sign, below 2^64.
@@ -33,25 +35,32 @@ pub(super) fn parse_number(word: Word<'_>) -> Option<u64> {
 /// Why a table line is refused.
 pub(super) struct Refusal<'a> {
     pub(super) error: CtrError,
-    /// What it is about.
-    word: Word<'a>,
+    about: About<'a>,
+}
+
+/// What a refusal is about.
+enum About<'a> {
+    /// A word of the line.
+    Word(Word<'a>),
+    /// The number of words.
+    Count(usize),
 }
 
 impl<'a> Refusal<'a> {
     pub(super) fn new(text: &'static CStr, word: Word<'a>) -> Self {
         Self {
             error: CtrError::invalid(text),
-            word,
+            about: About::Word(word),
         }
     }
 
     /// Names the argument in the kernel log, as `ti->error` can't.
     pub(super) fn log(self) -> CtrError {
-        pr_err!(
-            "table refused: {}: {}\n",
-            self.error.text,
-            printable(self.word)
-        );
+        let text = self.error.text;
+        match self.about {
+            About::Word(word) => pr_err!("table refused: {}: {}\n", text, printable(word)),
+            About::Count(count) => pr_err!("table refused: {}: {}\n", text, count),
+        }
         self.error
     }
 }
@@ -95,11 +104,10 @@ pub(super) fn parse<'a>(
     let (Some(backing), Some(backing_offset), Some(clone), Some(clone_offset)) =
         (words.next(), words.next(), words.next(), words.next())
     else {
-        pr_err!(
-            "a table line has at least 4 arguments, this one has {}\n",
-            count
-        );
-        return Err(Refusal::new(c"Invalid argument count", b""));
+        return Err(Refusal {
+            error: CtrError::invalid(c"Invalid argument count"),
+            about: About::Count(count),
+        });
     };
     let backing_offset = sector(backing_offset.to_bytes())?;
     let clone_offset = sector(clone_offset.to_bytes())?;
