@@ -18,7 +18,6 @@ module! {
     authors: ["The clone-rs developers"],
     description: "Device-mapper target that copies a live device",
     license: "GPL",
-    alias: ["dm-clone-rs"],
 }
 
 #[pin_data]

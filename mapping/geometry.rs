@@ -40,6 +40,7 @@ pub(crate) struct Range {
 
 impl Range {
     /// The first sector.
+    #[cfg(CONFIG_KUNIT = "y")]
     pub(crate) fn start(self) -> u64 {
         self.start
     }
@@ -47,6 +48,11 @@ impl Range {
     /// The number of sectors, at least 1.
     pub(crate) fn len(self) -> u64 {
         self.len
+    }
+
+    /// Whether both have a sector in common.
+    pub(crate) fn overlaps(self, other: Self) -> bool {
+        self.start < other.start + other.len && other.start < self.start + self.len
     }
 
     /// Cuts off the first `sectors` sectors, and returns them and the rest, if there is one.
@@ -243,6 +249,24 @@ mod tests {
         ] {
             let range = geometry.range(start, len).ok_or(EINVAL)?;
             assert_eq!(geometry.regions_of(range), regions);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn neighbours_do_not_overlap() -> Result {
+        let geometry = geometry(100)?;
+        let range = |start, len| geometry.range(start, len).ok_or(EINVAL);
+        for (start, len, overlaps) in [
+            (0, 10, false),
+            (0, 11, true),
+            (19, 1, true),
+            (20, 1, false),
+            (12, 2, true),
+            (0, 100, true),
+        ] {
+            assert_eq!(range(10, 10)?.overlaps(range(start, len)?), overlaps);
+            assert_eq!(range(start, len)?.overlaps(range(10, 10)?), overlaps);
         }
         Ok(())
     }

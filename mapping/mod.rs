@@ -10,21 +10,18 @@
 pub(crate) mod geometry;
 mod route;
 
-use crate::abstractions::{
-    block::BlockDevice,
-    device_mapper::{MapResult, MappedBio},
-};
+use crate::abstractions::device_mapper::{Device, MapResult, MappedBio};
 use geometry::Geometry;
+use kernel::pr_warn_once;
 use route::{route, Request, Route};
 
 /// Sends a user's bio on its way. Context: process.
-pub(crate) fn map<'a>(
-    geometry: &Geometry,
-    backing: &BlockDevice,
-    bio: MappedBio<'a>,
-) -> MapResult<'a> {
+pub(crate) fn map<'a>(geometry: &Geometry, backing: &Device, bio: MappedBio<'a>) -> MapResult<'a> {
     match route(geometry, &Request::of(&bio)) {
         Route::Remap { sector } => bio.remap(backing, sector),
-        Route::Kill => bio.kill(),
+        Route::Kill => {
+            pr_warn_once!("a bio for {} lies outside its target\n", **backing);
+            bio.kill()
+        }
     }
 }

@@ -6,6 +6,7 @@ use super::{
     engine::Outcome,
     job::{Claimed, Filled, Job},
 };
+use crate::abstractions::block::BlockDevice;
 use kernel::prelude::*;
 
 /// The run is on the clone device (though perhaps in its cache).
@@ -27,21 +28,22 @@ pub(super) fn write_failed(job: Job<Filled>, errno: c_int) {
     end(job, Outcome::CloneError);
 }
 
+/// The job may not go on; its run waits again.
+pub(super) fn put_back(job: Job<Claimed>) {
+    job.engine.put_back(job.run);
+    job.engine.put_home(job.slot);
+}
+
 fn end<State>(job: Job<State>, outcome: Outcome) {
     job.engine.account(job.run, outcome);
     job.engine.put_home(job.slot);
 }
 
-fn log<State>(
-    job: &Job<State>,
-    what: &str,
-    device: &crate::abstractions::block::BlockDevice,
-    sector: u64,
-    errno: c_int,
-) {
+fn log<State>(job: &Job<State>, what: &str, device: &BlockDevice, sector: u64, errno: c_int) {
     if job.engine.may_log() {
         pr_err!(
-            "copy: {} of {} sectors at sector {} of {} failed with {}\n",
+            "{}: copy: {} of {} sectors at sector {} of {} failed with {}\n",
+            job.engine.name(),
             what,
             job.run.len(),
             sector,

@@ -9,9 +9,8 @@ use super::{
 };
 use crate::{
     abstractions::{
-        bio::BioSet,
-        block::BlockDevice,
-        device_mapper::Device,
+        bio::{BioSet, SECTOR_SIZE},
+        device_mapper::{Device, DeviceName},
         ratelimit::RateLimit,
         sync::lock::irq_spinlock::{new_irq_spinlock, IrqSpinLock},
         workqueue::{enqueue, OwnedQueue},
@@ -21,6 +20,7 @@ use crate::{
 use kernel::{
     new_condvar, pr_warn_once,
     prelude::*,
+    str::CString,
     sync::{Arc, CondVar},
 };
 
@@ -34,6 +34,11 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
+    /// The memory that the jobs have, in bytes.
+    pub(crate) fn bytes(self) -> u64 {
+        u64::from(self.depth) * u64::from(self.batch) * SECTOR_SIZE as u64
+    }
+
     /// 8 jobs of 1 MiB.
     pub(crate) const DEFAULT: Self = Self {
         depth: 8,
@@ -43,7 +48,7 @@ impl Pipeline {
     pub(crate) const MAX_DEPTH: u32 = 256;
     /// The largest `batch`: 8 MiB.
     pub(crate) const MAX_BATCH: u32 = 16384;
-    /// What `batch` is a multiple of: the largest logical block that both devices may have.
+    /// What `batch` is a multiple of, whatever the devices' logical blocks are.
     pub(crate) const BATCH_UNIT: u32 = 8;
 }
 
@@ -92,6 +97,8 @@ struct State {
     plan: Plan,
     /// Has room for all slots; those that are not here are in flight.
     idle: KVec<Pin<KBox<Slot>>>,
+    /// Those of the jobs in flight, no two of which overlap; has room for all.
+    runs: KVec<Range>,
     progress: Progress,
 }
 
@@ -100,9 +107,11 @@ struct State {
 /// The owner ends it with [`Engine::stop`] before it drops its reference: jobs in flight have one
 /// each, and theirs must not be the last, as the engine's queue can't be destroyed by its own work.
 ///
-/// Locking: `state` is the only lock; nothing else is taken under it, and no bio submitted.
+/// Locking: `state` is the only lock; under it only the wait queue's own is taken, and no bio is
+/// submitted. Completions do not take it, but may as they learn to do more.
 #[pin_data]
 pub(crate) struct Engine {
+    name: DeviceName,
     backing: Device,
     clone: Device,
     geometry: Geometry,
@@ -123,12 +132,14 @@ impl Engine {
     ///
     /// Context: process, may sleep. Errors: `ENOMEM`.
     pub(crate) fn new(
+        name: DeviceName,
         backing: Device,
         clone: Device,
         geometry: Geometry,
         pipeline: Pipeline,
     ) -> Result<Arc<Self>> {
-        let queue = Arc::new(OwnedQueue::new(c"clone-rs")?, GFP_KERNEL)?;
+        let queue_name = CString::try_from_fmt(fmt!("clone-rs/{name}"))?;
+        let queue = Arc::new(OwnedQueue::new(&queue_name)?, GFP_KERNEL)?;
         let set = Arc::pin_init(BioSet::new(pipeline.depth), GFP_KERNEL)?;
         let mut idle = KVec::with_capacity(pipeline.depth as usize, GFP_KERNEL)?;
         for _ in 0..pipeline.depth {
@@ -137,19 +148,21 @@ impl Engine {
         }
         let state = State {
             gate: Gate::Shut,
-            plan: Plan::new()?,
+            plan: Plan::new(pipeline.depth)?,
             idle,
+            runs: KVec::with_capacity(pipeline.depth as usize, GFP_KERNEL)?,
             progress: Progress::default(),
         };
         Arc::pin_init(
             pin_init!(Self {
+                name,
                 backing,
                 clone,
                 geometry,
                 pipeline,
                 state <- new_irq_spinlock!(state, "dm_clone_rs::Engine::state"),
                 all_home <- new_condvar!("dm_clone_rs::Engine::all_home"),
-                log <- RateLimit::new(),
+                log <- RateLimit::new(c"dm_clone_rs: copy"),
                 queue,
             }),
             GFP_KERNEL,
@@ -181,19 +194,38 @@ impl Engine {
         self.wake();
     }
 
-    /// Lets no more jobs begin; what waits stays. Context: process; waits for nothing.
+    /// Lets no more jobs begin, and those that have read not write; what waits stays. Context: process; waits for nothing.
     pub(crate) fn shut(&self) {
         self.state.lock().gate = Gate::Shut;
     }
 
-    /// Waits for the jobs in flight, for as long as the devices need to end their I/O.
+    /// Whether no jobs may begin, nor go on.
+    pub(super) fn is_shut(&self) -> bool {
+        self.state.lock().gate == Gate::Shut
+    }
+
+    /// Waits for the bios in flight, for as long as the devices need to end them.
     ///
     /// Context: process, with the gate shut.
     pub(crate) fn drain(&self) {
         let mut state = self.state.lock();
-        while state.idle.len() < self.pipeline.depth as usize {
+        while !self.are_all_home(&state) {
             self.all_home.wait(&mut state);
         }
+    }
+
+    /// The same, but gives up when a signal comes.
+    pub(crate) fn drain_interruptibly(&self) {
+        let mut state = self.state.lock();
+        while !self.are_all_home(&state) {
+            if self.all_home.wait_interruptible(&mut state) {
+                return;
+            }
+        }
+    }
+
+    fn are_all_home(&self, state: &State) -> bool {
+        state.idle.len() == self.pipeline.depth as usize
     }
 
     /// Ends all activity for good. Context: process.
@@ -218,12 +250,17 @@ impl Engine {
         &self.geometry
     }
 
-    pub(super) fn backing(&self) -> &BlockDevice {
+    pub(super) fn backing(&self) -> &Device {
         &self.backing
     }
 
-    pub(super) fn clone_device(&self) -> &BlockDevice {
+    pub(super) fn clone_device(&self) -> &Device {
         &self.clone
+    }
+
+    /// The mapped device, for the log.
+    pub(super) fn name(&self) -> DeviceName {
+        self.name
     }
 
     /// Whether an error may be logged now.
@@ -237,18 +274,30 @@ impl Engine {
         if state.gate == Gate::Shut || state.idle.is_empty() {
             return None;
         }
-        let run = state.plan.next(self.pipeline.batch.into())?;
-        state.progress.copying += self.geometry.regions_of(run);
-        Some((state.idle.pop()?, run))
+        let State {
+            plan,
+            idle,
+            runs,
+            progress,
+            ..
+        } = &mut *state;
+        // Of two writes in flight to one place on the clone, the one with the older data may come
+        // last: a run waits for those that it overlaps, whose end looks for work again.
+        let run = plan.next(self.pipeline.batch.into(), |run| {
+            runs.iter().any(|other| run.overlaps(*other))
+        })?;
+        if runs.push_within_capacity(run).is_err() {
+            pr_warn_once!("more jobs are in flight than there are\n");
+        }
+        progress.copying += self.geometry.regions_of(run);
+        Some((idle.pop()?, run))
     }
 
     /// Records the end of a job.
     pub(super) fn account(&self, run: Range, outcome: Outcome) {
         let mut state = self.state.lock();
+        self.end_run(&mut state, run);
         let progress = &mut state.progress;
-        progress.copying = progress
-            .copying
-            .saturating_sub(self.geometry.regions_of(run));
         progress.queued = progress.queued.saturating_sub(run.len());
         match outcome {
             Outcome::Copied => progress.copied += run.len(),
@@ -257,13 +306,27 @@ impl Engine {
         }
     }
 
+    /// Puts the run of a job back that may not go on.
+    pub(super) fn put_back(&self, run: Range) {
+        let mut state = self.state.lock();
+        self.end_run(&mut state, run);
+        state.plan.put_back(run);
+    }
+
+    /// The run is in flight no more.
+    fn end_run(&self, state: &mut State, run: Range) {
+        state.runs.retain(|other| *other != run);
+        let copying = &mut state.progress.copying;
+        *copying = copying.saturating_sub(self.geometry.regions_of(run));
+    }
+
     /// Takes a slot back.
     pub(super) fn put_home(&self, slot: Pin<KBox<Slot>>) {
         let mut state = self.state.lock();
         if state.idle.push_within_capacity(slot).is_err() {
             pr_warn_once!("more slots came home than there are\n");
         }
-        if state.idle.len() == self.pipeline.depth as usize {
+        if self.are_all_home(&state) {
             self.all_home.notify_all();
         }
     }

@@ -24,11 +24,6 @@ pub(super) struct Job<State> {
 }
 
 impl Job<Claimed> {
-    /// Gives the slot a run.
-    pub(super) fn new(slot: Pin<KBox<Slot>>, engine: Arc<Engine>, run: Range) -> Self {
-        Self::at(slot, engine, run)
-    }
-
     /// Submits the slot's bio, which was prepared as a read of the run.
     pub(super) fn submit_read(self) {
         let run = self.run;
@@ -45,7 +40,8 @@ impl Job<Filled> {
 }
 
 impl<State> Job<State> {
-    fn at(slot: Pin<KBox<Slot>>, engine: Arc<Engine>, run: Range) -> Self {
+    /// A job of that slot and run; the caller knows how far it is.
+    pub(super) fn new(slot: Pin<KBox<Slot>>, engine: Arc<Engine>, run: Range) -> Self {
         Self {
             slot,
             engine,
@@ -94,13 +90,17 @@ pub(super) fn go_on(slot: Pin<KBox<Slot>>, flight: Flight) {
     let errno = status.map_or(EIO.to_errno(), Status::to_errno);
     match (leg, errno) {
         (Leg::Wake, _) => engine.put_home(slot),
-        (Leg::Read(run), 0) => write::submit(Job::<Filled>::at(slot, engine.clone(), run)),
-        (Leg::Read(run), errno) => {
-            complete::read_failed(Job::<Claimed>::at(slot, engine.clone(), run), errno);
+        // A suspend waits: what was read is read again after it.
+        (Leg::Read(run), _) if engine.is_shut() => {
+            complete::put_back(Job::<Claimed>::new(slot, engine.clone(), run))
         }
-        (Leg::Write(run), 0) => complete::copied(Job::<Filled>::at(slot, engine.clone(), run)),
+        (Leg::Read(run), 0) => write::submit(Job::<Filled>::new(slot, engine.clone(), run)),
+        (Leg::Read(run), errno) => {
+            complete::read_failed(Job::<Claimed>::new(slot, engine.clone(), run), errno);
+        }
+        (Leg::Write(run), 0) => complete::copied(Job::<Filled>::new(slot, engine.clone(), run)),
         (Leg::Write(run), errno) => {
-            complete::write_failed(Job::<Filled>::at(slot, engine.clone(), run), errno);
+            complete::write_failed(Job::<Filled>::new(slot, engine.clone(), run), errno);
         }
     }
     scheduler::refill(&engine);

@@ -4,26 +4,27 @@
 
 use super::{engine::Engine, job::Job, read};
 use crate::{abstractions::block::plugged, mapping::geometry::Range};
-use kernel::{prelude::*, sync::Arc};
+use kernel::{pr_warn_once, prelude::*, sync::Arc};
 
-/// The most ranges that wait at a time.
+/// The most ranges that may be asked for at a time.
 pub(super) const MAX_RANGES: usize = 64;
 
 /// Ranges that wait to be copied, first come, first served.
 ///
 /// # Invariants
 ///
-/// `ranges` has room for [`MAX_RANGES`], so that nothing is allocated after `new`.
+/// `ranges` has room for [`MAX_RANGES`] and for a run of each job, so that nothing is allocated after
+/// `new`.
 pub(super) struct Plan {
     ranges: KVec<Range>,
 }
 
 impl Plan {
-    /// Allocates an empty plan. Errors: `ENOMEM`.
-    pub(super) fn new() -> Result<Self> {
+    /// Allocates an empty plan for `jobs` jobs. Errors: `ENOMEM`.
+    pub(super) fn new(jobs: u32) -> Result<Self> {
         // INVARIANT: With that capacity.
         Ok(Self {
-            ranges: KVec::with_capacity(MAX_RANGES, GFP_KERNEL)?,
+            ranges: KVec::with_capacity(MAX_RANGES + jobs as usize, GFP_KERNEL)?,
         })
     }
 
@@ -35,16 +36,26 @@ impl Plan {
         self.ranges.push_within_capacity(range).map_err(|_| EBUSY)
     }
 
+    /// Puts a run back that was taken, before all others.
+    pub(super) fn put_back(&mut self, run: Range) {
+        if self.ranges.insert_within_capacity(0, run).is_err() {
+            pr_warn_once!("there is no room for a run that was put back\n");
+        }
+    }
+
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// Takes the next run of at most `batch` sectors. `batch` is a multiple of 8 and ranges begin on
-    /// logical blocks of both devices, so a run does, too.
-    pub(super) fn next(&mut self, batch: u64) -> Option<Range> {
+    /// Takes the next run of at most `batch` sectors, unless it `must_wait`. Ranges and `batch` are
+    /// made of whole logical blocks of both devices, so a run is, too.
+    pub(super) fn next(&mut self, batch: u64, must_wait: impl Fn(Range) -> bool) -> Option<Range> {
         let first = self.ranges.first_mut()?;
         let (run, rest) = first.split(batch);
+        if must_wait(run) {
+            return None;
+        }
         match rest {
             Some(rest) => *first = rest,
             None => {
@@ -78,31 +89,54 @@ mod tests {
 
     #[test]
     fn runs_are_cut_from_the_ranges_in_order() -> Result {
-        let mut plan = Plan::new()?;
+        let mut plan = Plan::new(2)?;
         assert!(plan.is_empty());
         plan.add(range(100, 20)?)?;
         plan.add(range(0, 8)?)?;
-        assert_eq!(plan.next(8), Some(range(100, 8)?));
-        assert_eq!(plan.next(8), Some(range(108, 8)?));
-        assert_eq!(plan.next(8), Some(range(116, 4)?));
+        assert_eq!(plan.next(8, |_| false), Some(range(100, 8)?));
+        assert_eq!(plan.next(8, |_| false), Some(range(108, 8)?));
+        assert_eq!(plan.next(8, |_| false), Some(range(116, 4)?));
         assert!(!plan.is_empty());
-        assert_eq!(plan.next(8), Some(range(0, 8)?));
-        assert_eq!(plan.next(8), None);
+        assert_eq!(plan.next(8, |_| false), Some(range(0, 8)?));
+        assert_eq!(plan.next(8, |_| false), None);
         assert!(plan.is_empty());
         Ok(())
     }
 
     #[test]
     fn a_full_plan_refuses_and_keeps_what_it_has() -> Result {
-        let mut plan = Plan::new()?;
+        let mut plan = Plan::new(2)?;
         for i in 0..MAX_RANGES as u64 {
             plan.add(range(i * 8, 8)?)?;
         }
         assert!(plan.add(range(0, 8)?).is_err());
         for i in 0..MAX_RANGES as u64 {
-            assert_eq!(plan.next(2048), Some(range(i * 8, 8)?));
+            assert_eq!(plan.next(2048, |_| false), Some(range(i * 8, 8)?));
         }
         assert!(plan.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn a_run_that_must_wait_stays_first() -> Result {
+        let mut plan = Plan::new(2)?;
+        plan.add(range(0, 16)?)?;
+        assert_eq!(plan.next(8, |run| run.start() == 0), None);
+        assert_eq!(plan.next(8, |_| false), Some(range(0, 8)?));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_put_back_comes_first_also_where_the_plan_is_full() -> Result {
+        let mut plan = Plan::new(2)?;
+        for i in 0..MAX_RANGES as u64 {
+            plan.add(range(i * 8, 8)?)?;
+        }
+        plan.put_back(range(800, 8)?);
+        plan.put_back(range(808, 8)?);
+        assert_eq!(plan.next(8, |_| false), Some(range(808, 8)?));
+        assert_eq!(plan.next(8, |_| false), Some(range(800, 8)?));
+        assert_eq!(plan.next(8, |_| false), Some(range(0, 8)?));
         Ok(())
     }
 }

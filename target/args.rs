@@ -6,7 +6,7 @@
 
 use super::features::{self, Options};
 use crate::{
-    abstractions::device_mapper::CtrError,
+    abstractions::device_mapper::{CtrError, DeviceName},
     mapping::geometry::{default_region_size, Geometry, GeometryError},
 };
 use kernel::{fmt, prelude::*};
@@ -55,11 +55,13 @@ impl<'a> Refusal<'a> {
     }
 
     /// Names the argument in the kernel log, as `ti->error` can't.
-    pub(super) fn log(self) -> CtrError {
+    pub(super) fn log(self, device: DeviceName) -> CtrError {
         let text = self.error.text;
         match self.about {
-            About::Word(word) => pr_err!("table refused: {}: {}\n", text, printable(word)),
-            About::Count(count) => pr_err!("table refused: {}: {}\n", text, count),
+            About::Word(word) => {
+                pr_err!("{}: table refused: {}: {}\n", device, text, printable(word));
+            }
+            About::Count(count) => pr_err!("{}: table refused: {}: {}\n", device, text, count),
         }
         self.error
     }

@@ -6,13 +6,15 @@ use super::args::Table;
 use crate::{
     abstractions::{
         block::BlockDevice,
-        device_mapper::{Constructor, CtrError, Device},
+        device_mapper::{Constructor, CtrError, Device, DeviceName},
     },
     mapping::geometry::Geometry,
 };
 use kernel::prelude::*;
 
 /// Opens and checks the backing device and the clone.
+///
+/// A disk and its own partition are refused by the core: who has one can't have the other.
 pub(super) fn open(
     ti: &mut Constructor<'_>,
     table: &Table<'_>,
@@ -20,15 +22,21 @@ pub(super) fn open(
 ) -> Result<(Device, Device), CtrError> {
     let backing = get(ti, table.backing)?;
     let clone = get(ti, table.clone)?;
-    check_distinct(&backing, &clone, geometry)?;
-    check_backing(&backing, geometry)?;
-    check_clone(&clone, geometry)?;
+    let check = Check {
+        name: ti.device_name(),
+        geometry,
+        batch: table.options.pipeline.batch.into(),
+    };
+    check.distinct(&backing, &clone)?;
+    check.backing(&backing)?;
+    check.clone(&clone)?;
+    prepare_cache(ti, &clone)?;
     Ok((backing, clone))
 }
 
 fn get(ti: &mut Constructor<'_>, path: &CStr) -> Result<Device, CtrError> {
     ti.get_device(path).map_err(|errno| {
-        pr_err!("cannot open {}: {:?}\n", path, errno);
+        pr_err!("{}: cannot open {}: {:?}\n", ti.device_name(), path, errno);
         CtrError {
             text: c"Device lookup failed",
             errno,
@@ -36,106 +44,161 @@ fn get(ti: &mut Constructor<'_>, path: &CStr) -> Result<Device, CtrError> {
     })
 }
 
-/// A device that is copied onto itself would read what it has written.
-fn check_distinct(
-    backing: &BlockDevice,
-    clone: &BlockDevice,
-    geometry: &Geometry,
-) -> Result<(), CtrError> {
-    if backing.is(clone) {
-        pr_err!("backing and clone device are both {}\n", clone);
-        return Err(CtrError::invalid(c"Backing and clone are the same device"));
-    }
-    // Of a disk and its partition, or of two devices over the same sectors.
-    let start = |device: &BlockDevice, offset: u64| device.start_sector().saturating_add(offset);
-    let distance =
-        start(backing, geometry.backing_start()).abs_diff(start(clone, geometry.clone_start()));
-    if backing.same_disk(clone) && distance < geometry.len() {
-        pr_err!("the ranges of {} and {} overlap\n", backing, clone);
-        return Err(CtrError::invalid(c"Backing and clone ranges overlap"));
-    }
+/// Empties the clone's page cache: what is dirty there would be written over the copy later, and
+/// what is clean would hide it from readers.
+fn prepare_cache(ti: &Constructor<'_>, clone: &BlockDevice) -> Result<(), CtrError> {
+    clone.sync().map_err(|errno| {
+        pr_err!(
+            "{}: cannot write to {}: {:?}\n",
+            ti.device_name(),
+            clone,
+            errno
+        );
+        CtrError {
+            text: c"Clone device cannot be written to",
+            errno,
+        }
+    })?;
+    clone.invalidate();
     Ok(())
 }
 
-fn check_backing(backing: &BlockDevice, geometry: &Geometry) -> Result<(), CtrError> {
-    if backing.is_zoned() {
-        pr_err!("backing device {} has zones\n", backing);
-        return Err(CtrError::invalid(c"Zoned backing device is not supported"));
-    }
-    check_size(
-        "backing",
-        backing,
-        geometry.backing_start(),
-        geometry.len(),
-        c"Backing device is too small",
-    )
+/// What both devices are checked against.
+struct Check<'a> {
+    name: DeviceName,
+    geometry: &'a Geometry,
+    /// Sectors of a job.
+    batch: u64,
 }
 
-fn check_clone(clone: &BlockDevice, geometry: &Geometry) -> Result<(), CtrError> {
-    if clone.is_zoned() {
-        pr_err!("clone device {} has zones\n", clone);
-        return Err(CtrError::invalid(c"Zoned clone device is not supported"));
+impl Check<'_> {
+    /// A device that is copied onto itself would read what it has written.
+    fn distinct(&self, backing: &BlockDevice, clone: &BlockDevice) -> Result<(), CtrError> {
+        if backing.is(clone) {
+            pr_err!(
+                "{}: backing and clone device are both {}\n",
+                self.name,
+                clone
+            );
+            return Err(CtrError::invalid(c"Backing and clone are the same device"));
+        }
+        Ok(())
     }
-    // device-mapper opens a read-only device for writing without complaint.
-    if clone.is_read_only() {
-        pr_err!("clone device {} is read-only\n", clone);
-        return Err(CtrError {
-            text: c"Clone device is read-only",
-            errno: EACCES,
-        });
+
+    fn backing(&self, backing: &BlockDevice) -> Result<(), CtrError> {
+        if backing.is_zoned() {
+            pr_err!("{}: backing device {} has zones\n", self.name, backing);
+            return Err(CtrError::invalid(c"Zoned backing device is not supported"));
+        }
+        self.fits(
+            "backing",
+            backing,
+            self.geometry.backing_start(),
+            c"Backing device is too small",
+        )?;
+        // The core checks that the range is made of whole blocks.
+        self.whole_blocks(
+            "region_size",
+            self.geometry.region_size(),
+            backing,
+            c"region_size is smaller than the backing device's logical block",
+        )?;
+        self.whole_blocks(
+            "batch",
+            self.batch,
+            backing,
+            c"batch is not a multiple of the backing device's logical block",
+        )
     }
-    check_size(
-        "clone",
-        clone,
-        geometry.clone_start(),
-        geometry.len(),
-        c"Clone device is too small",
-    )?;
-    if !clone.is_block_multiple(geometry.region_size()) {
-        pr_err!(
-            "region size {} is below the logical block of {}, {} bytes\n",
-            geometry.region_size(),
+
+    fn clone(&self, clone: &BlockDevice) -> Result<(), CtrError> {
+        if clone.is_zoned() {
+            pr_err!("{}: clone device {} has zones\n", self.name, clone);
+            return Err(CtrError::invalid(c"Zoned clone device is not supported"));
+        }
+        // device-mapper opens a read-only device for writing without complaint.
+        if clone.is_read_only() {
+            pr_err!("{}: clone device {} is read-only\n", self.name, clone);
+            return Err(CtrError {
+                text: c"Clone device is read-only",
+                errno: EACCES,
+            });
+        }
+        self.fits(
+            "clone",
             clone,
-            clone.logical_block_size()
-        );
-        return Err(CtrError::invalid(
+            self.geometry.clone_start(),
+            c"Clone device is too small",
+        )?;
+        self.whole_blocks(
+            "region_size",
+            self.geometry.region_size(),
+            clone,
             c"region_size is smaller than the clone device's logical block",
-        ));
-    }
-    if !clone.is_block_multiple(geometry.clone_start()) || !clone.is_block_multiple(geometry.len())
-    {
-        pr_err!(
-            "offset {} and length {} are not whole logical blocks of {}, {} bytes\n",
-            geometry.clone_start(),
-            geometry.len(),
+        )?;
+        self.whole_blocks(
+            "batch",
+            self.batch,
             clone,
-            clone.logical_block_size()
-        );
-        return Err(CtrError::invalid(
-            c"Clone range is not made of whole logical blocks",
-        ));
+            c"batch is not a multiple of the clone device's logical block",
+        )?;
+        for (what, sectors) in [
+            ("offset", self.geometry.clone_start()),
+            ("length", self.geometry.len()),
+        ] {
+            self.whole_blocks(
+                what,
+                sectors,
+                clone,
+                c"Clone range is not made of whole logical blocks",
+            )?;
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn check_size(
-    what: &str,
-    device: &BlockDevice,
-    offset: u64,
-    len: u64,
-    text: &'static CStr,
-) -> Result<(), CtrError> {
-    let size = device.nr_sectors();
-    if offset.checked_add(len).is_some_and(|end| end <= size) {
-        return Ok(());
+    fn fits(
+        &self,
+        role: &str,
+        device: &BlockDevice,
+        start: u64,
+        text: &'static CStr,
+    ) -> Result<(), CtrError> {
+        let len = self.geometry.len();
+        let size = device.nr_sectors();
+        // No overflow: the geometry was checked.
+        if start + len <= size {
+            return Ok(());
+        }
+        pr_err!(
+            "{}: {} device {} has {} sectors, the table wants {} from sector {} on\n",
+            self.name,
+            role,
+            device,
+            size,
+            len,
+            start
+        );
+        Err(CtrError::invalid(text))
     }
-    pr_err!(
-        "{} device {} has {} sectors, the table wants {} from sector {} on\n",
-        what,
-        device,
-        size,
-        len,
-        offset
-    );
-    Err(CtrError::invalid(text))
+
+    fn whole_blocks(
+        &self,
+        what: &str,
+        sectors: u64,
+        device: &BlockDevice,
+        text: &'static CStr,
+    ) -> Result<(), CtrError> {
+        if device.is_block_multiple(sectors) {
+            return Ok(());
+        }
+        pr_err!(
+            "{}: {} {} is not made of whole logical blocks of {}, {} bytes each\n",
+            self.name,
+            what,
+            sectors,
+            device,
+            device.logical_block_size()
+        );
+        Err(CtrError::invalid(text))
+    }
 }

@@ -15,19 +15,21 @@ use crate::{
     abstractions::{
         block::BlockDevice,
         device_mapper::{
-            Args, BioCounts, Constructor, CtrError, Device, Features, IoctlAccess, IterateDevices,
-            MapResult, MappedBio, StatusType, Target, Text,
+            Args, BioCounts, Constructor, CtrError, Device, DeviceName, Features, IoctlAccess,
+            IterateDevices, MapResult, MappedBio, StatusType, Target, Text,
         },
+        mm,
         ratelimit::RateLimit,
     },
     mapping::{self, geometry::Geometry},
-    rmw::Engine,
+    rmw::{Engine, Pipeline},
 };
 use kernel::{prelude::*, sync::Arc};
 
 /// A live device that is passed through, and copied.
 #[pin_data]
 pub(crate) struct CloneTarget {
+    name: DeviceName,
     geometry: Geometry,
     backing: Device,
     clone: Device,
@@ -48,17 +50,13 @@ impl Target for CloneTarget {
 
     /// `<backing dev> <offset> <clone dev> <offset> [<#feature args> [<feature arg>]...]`
     fn ctr(ti: &mut Constructor<'_>, args: Args<'_>) -> Result<Pin<KBox<Self>>, CtrError> {
-        let table = args::parse(args.iter()).map_err(args::Refusal::log)?;
+        let name = ti.device_name();
+        let table = args::parse(args.iter()).map_err(|refusal| refusal.log(name))?;
         let geometry = table
             .geometry(ti.begin(), ti.len())
-            .map_err(args::Refusal::log)?;
+            .map_err(|refusal| refusal.log(name))?;
         let (backing, clone) = devices::open(ti, &table, &geometry)?;
-        let engine = Engine::new(
-            backing.clone(),
-            clone.clone(),
-            geometry,
-            table.options.pipeline,
-        )?;
+        let engine = engine(name, &backing, &clone, geometry, table.options.pipeline)?;
 
         ti.set_bio_counts(BioCounts {
             flush: 1,
@@ -68,11 +66,12 @@ impl Target for CloneTarget {
         });
         Ok(KBox::pin_init(
             pin_init!(Self {
+                name,
                 geometry,
                 backing,
                 clone,
                 engine,
-                log <- RateLimit::new(),
+                log <- RateLimit::new(c"dm_clone_rs: message"),
             }),
             GFP_KERNEL,
         )?)
@@ -80,15 +79,19 @@ impl Target for CloneTarget {
 
     fn dtr(&self) {
         self.engine.stop();
+        // What somebody read of the clone through its page cache meanwhile is old.
+        self.clone.invalidate();
     }
 
     fn map<'a>(&self, bio: MappedBio<'a>) -> MapResult<'a> {
         mapping::map(&self.geometry, &self.backing, bio)
     }
 
-    /// No job begins any more, so that the suspend has little to wait for in `postsuspend`.
+    /// Waits for the jobs here already, as the user's I/O goes on until the core has blocked it, and a
+    /// signal ends the wait; what it leaves is waited for in `postsuspend`.
     fn presuspend(&self) {
         self.engine.shut();
+        self.engine.drain_interruptibly();
     }
 
     fn presuspend_undo(&self) {
@@ -116,7 +119,7 @@ impl Target for CloneTarget {
     fn message(&self, args: Args<'_>) -> Result {
         message::handle(self, args).map_err(|refusal| {
             if self.log.allows() {
-                pr_err!("message refused: {}\n", refusal);
+                pr_err!("{}: message refused: {}\n", self.name, refusal);
             }
             refusal.errno()
         })
@@ -142,5 +145,47 @@ impl Target for CloneTarget {
             self.geometry.backing_start(),
             self.geometry.len(),
         )
+    }
+}
+
+/// Makes the copying side, unless it would take more than an eighth of the machine's memory.
+fn engine(
+    name: DeviceName,
+    backing: &Device,
+    clone: &Device,
+    geometry: Geometry,
+    pipeline: Pipeline,
+) -> Result<Arc<Engine>, CtrError> {
+    if pipeline.bytes() > mm::total_memory() / 8 {
+        pr_err!(
+            "{}: table refused: {} jobs of {} sectors are too much for this machine's memory\n",
+            name,
+            pipeline.depth,
+            pipeline.batch
+        );
+        return Err(CtrError {
+            text: c"depth times batch is more than an eighth of the memory",
+            errno: ENOMEM,
+        });
+    }
+    Ok(Engine::new(
+        name,
+        backing.clone(),
+        clone.clone(),
+        geometry,
+        pipeline,
+    )?)
+}
+
+#[kunit_tests(clone_rs_target)]
+mod tests {
+    use super::*;
+
+    /// The core lets encrypted bios through to targets with this feature only; see `mapping::route`
+    /// for the other half.
+    #[test]
+    fn encrypted_bios_are_let_through() {
+        let features = CloneTarget::FEATURES;
+        assert!(features.with(Features::PASSES_CRYPTO) == features);
     }
 }

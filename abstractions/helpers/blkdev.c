@@ -21,8 +21,3 @@ __rust_helper unsigned int rust_helper_bdev_logical_block_size(struct block_devi
 {
 	return bdev_logical_block_size(bdev);
 }
-
-__rust_helper sector_t rust_helper_get_start_sect(struct block_device *bdev)
-{
-	return get_start_sect(bdev);
-}

@@ -9,5 +9,6 @@
 
 #include "bio.c"
 #include "blkdev.c"
+#include "mm.c"
 #include "ratelimit.c"
 #include "spinlock.c"

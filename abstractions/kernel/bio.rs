@@ -61,6 +61,9 @@ impl Op {
 pub(crate) struct Status(kernel::bindings::blk_status_t);
 
 impl Status {
+    /// `BLK_STS_IOERR`.
+    pub(super) const IO_ERROR: Self = Self(bindings::BLK_STS_IOERR);
+
     /// The errno for it, 0 where it succeeded (`blk_status_to_errno`).
     pub(crate) fn to_errno(self) -> c_int {
         // SAFETY: The function looks up a constant table, and checks its argument.

@@ -5,7 +5,12 @@
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
 use crate::abstractions::bindings;
-use kernel::{fmt, types::Opaque};
+use kernel::{
+    bindings::MINORBITS,
+    error::{to_result, Result},
+    fmt,
+    types::Opaque, //
+};
 
 /// An open block device (`struct block_device`).
 ///
@@ -66,18 +71,18 @@ impl BlockDevice {
         sectors & block.saturating_sub(1) == 0
     }
 
-    /// The sector of its disk where this device begins: 0, or a partition's start
-    /// (`get_start_sect`).
-    pub(crate) fn start_sector(&self) -> u64 {
+    /// Writes back what is dirty in the device's page cache (`sync_blockdev`).
+    ///
+    /// Context: process, waits for I/O. Errors: those of the I/O.
+    pub(crate) fn sync(&self) -> Result {
         // SAFETY: The device is open by the type's invariants.
-        unsafe { bindings::get_start_sect(self.as_raw()) }
+        to_result(unsafe { kernel::bindings::sync_blockdev(self.as_raw()) })
     }
 
-    /// Whether both are the same disk, or partitions of it.
-    pub(crate) fn same_disk(&self, other: &Self) -> bool {
-        // SAFETY: The device is open by the type's invariants; `bd_disk` never changes.
-        let disk = |device: &Self| unsafe { (*device.as_raw()).bd_disk };
-        core::ptr::eq(disk(self), disk(other))
+    /// Drops what is clean in the device's page cache (`invalidate_bdev`). Context: process.
+    pub(crate) fn invalidate(&self) {
+        // SAFETY: The device is open by the type's invariants.
+        unsafe { kernel::bindings::invalidate_bdev(self.as_raw()) }
     }
 
     /// Whether both are the same device.
@@ -94,9 +99,6 @@ impl fmt::Display for BlockDevice {
         write!(f, "{}:{}", dev >> MINORBITS, dev & ((1 << MINORBITS) - 1))
     }
 }
-
-/// Of a `dev_t`, as in `include/linux/kdev_t.h`.
-const MINORBITS: u32 = 20;
 
 /// Runs `submit` with the bios that it submits collected and sent together (`struct blk_plug`), so
 /// that the block layer can join adjacent ones. Context: process.

@@ -26,6 +26,7 @@
 mod ctr;
 mod device;
 mod mapped_bio;
+mod name;
 mod operations;
 mod registration;
 mod text;
@@ -33,6 +34,7 @@ mod text;
 pub(crate) use ctr::{Args, BioCounts, Constructor, CtrError};
 pub(crate) use device::Device;
 pub(crate) use mapped_bio::{MapResult, MappedBio};
+pub(crate) use name::DeviceName;
 pub(crate) use operations::{Features, IoctlAccess, IterateDevices, StatusType, Target};
 pub(crate) use registration::Registration;
 pub(crate) use text::Text;

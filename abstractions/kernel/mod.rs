@@ -5,6 +5,7 @@
 pub(crate) mod bio;
 pub(crate) mod block;
 pub(crate) mod device_mapper;
+pub(crate) mod mm;
 pub(crate) mod ratelimit;
 pub(crate) mod sync {
     //! Synchronisation primitives.

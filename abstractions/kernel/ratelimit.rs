@@ -12,6 +12,8 @@ use kernel::{prelude::*, types::Opaque};
 /// Locking: its own; any number of CPUs may ask at once.
 #[pin_data]
 pub(crate) struct RateLimit {
+    /// For the line that tells how many were held back.
+    name: &'static CStr,
     #[pin]
     state: Opaque<kernel::bindings::ratelimit_state>,
 }
@@ -23,8 +25,9 @@ unsafe impl Sync for RateLimit {}
 
 impl RateLimit {
     /// Creates one that has let nothing through yet.
-    pub(crate) fn new() -> impl PinInit<Self> {
+    pub(crate) fn new(name: &'static CStr) -> impl PinInit<Self> {
         pin_init!(Self {
+            name,
             state <- Opaque::ffi_init(|slot| {
                 // SAFETY: `slot` is valid for writes of a `ratelimit_state`.
                 unsafe { bindings::ratelimit_default_init(slot) }
@@ -35,6 +38,6 @@ impl RateLimit {
     /// Returns whether this event may be logged (`__ratelimit`). Context: any.
     pub(crate) fn allows(&self) -> bool {
         // SAFETY: The state was initialised in `new`; the name is only printed.
-        unsafe { kernel::bindings::___ratelimit(self.state.get(), c"clone-rs".as_char_ptr()) != 0 }
+        unsafe { kernel::bindings::___ratelimit(self.state.get(), self.name.as_char_ptr()) != 0 }
     }
 }

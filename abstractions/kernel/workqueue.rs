@@ -4,12 +4,11 @@
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
-use core::ops::Deref;
 use core::ptr::NonNull;
 use kernel::{
-    bindings,
+    bindings, pr_warn_once,
     prelude::*,
-    workqueue::{HasWork, Queue, Work, WorkItem},
+    workqueue::{HasWork, Work, WorkItem},
 };
 
 /// An unbound workqueue that makes progress under memory pressure (`WQ_MEM_RECLAIM`).
@@ -54,15 +53,6 @@ impl OwnedQueue {
     }
 }
 
-impl Deref for OwnedQueue {
-    type Target = Queue;
-
-    fn deref(&self) -> &Queue {
-        // SAFETY: The queue is valid by the type's invariants, for as long as `self` is borrowed.
-        unsafe { Queue::from_raw(self.0.as_ptr()) }
-    }
-}
-
 impl Drop for OwnedQueue {
     fn drop(&mut self) {
         // SAFETY: The queue is valid and not used after this, by the type's invariants.
@@ -80,8 +70,8 @@ pub(crate) trait QueuedItem:
 
 /// Hands the item over to its own queue, which runs it once. Context: any.
 ///
-/// `Queue::enqueue` would need a reference to the queue for the whole call; one that is borrowed
-/// from the item is gone as soon as the item has run.
+/// The kernel crate's `Queue::enqueue` would need a reference to the queue for the whole call; one
+/// that is borrowed from the item is gone as soon as the item has run.
 pub(crate) fn enqueue<T: QueuedItem + 'static>(item: Pin<KBox<T>>) {
     let queue = item.queue().0.as_ptr();
     // SAFETY: Nothing is moved out of the box, only its ownership is handed on.
@@ -91,13 +81,17 @@ pub(crate) fn enqueue<T: QueuedItem + 'static>(item: Pin<KBox<T>>) {
     // The box was owned by the caller, so the work is not queued, and this can't fail.
     //
     // SAFETY: The work was initialised to call `<Pin<KBox<T>> as WorkItemPointer>::run`, which
-    // takes the box over. `queue` is kept alive by the item until it runs; from then on
-    // `queue_work_on` touches it inside its RCU read section only, and it is freed by RCU.
-    unsafe {
+    // takes the box over. `queue` comes from a reference that safe code borrowed from the item; it
+    // stays valid until the item runs, as nobody can reach the item before. From then on
+    // `queue_work_on` touches the queue inside its RCU read section only, and it is freed by RCU.
+    let queued = unsafe {
         bindings::queue_work_on(
             bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
             queue,
             work,
         )
     };
+    if !queued {
+        pr_warn_once!("a work item was queued twice\n");
+    }
 }

@@ -3,10 +3,11 @@
 //! A bio of our own, with the memory that it reads into and writes from.
 
 use super::{BioSet, Status, SECTOR_SIZE};
-use crate::abstractions::{bindings, block::BlockDevice};
+use crate::abstractions::{bindings, device_mapper::Device};
 use core::ptr::NonNull;
 use kernel::{
     page::PAGE_SIZE,
+    pr_warn_once,
     prelude::*,
     sync::Arc, //
 };
@@ -59,10 +60,15 @@ impl Drop for Chunk {
 ///
 /// # Invariants
 ///
-/// `bio` comes from `_set`, has room for all of `chunks`, and is not in flight.
+/// `bio` comes from `_set`, has room for all of `chunks`, and is not in flight. Where `prepared` is
+/// set, it has its operation, its memory, and `device`.
 pub(crate) struct BufferedBio {
     bio: NonNull<kernel::bindings::bio>,
     chunks: KVec<Chunk>,
+    /// Where the bio goes, or went: kept open while it is in flight.
+    device: Option<Device>,
+    /// Whether the bio may be submitted, once.
+    prepared: bool,
     /// Must outlive `bio`.
     _set: Arc<BioSet>,
 }
@@ -99,17 +105,14 @@ impl BufferedBio {
         Ok(Self {
             bio: set.alloc(nr_vecs)?,
             chunks,
+            device: None,
+            prepared: false,
             _set: set,
         })
     }
 
     /// Makes the bio a read of `sectors` sectors from `sector` of `device` on.
-    pub(crate) fn prepare_read(
-        &mut self,
-        device: &BlockDevice,
-        sector: u64,
-        sectors: u64,
-    ) -> Result {
+    pub(crate) fn prepare_read(&mut self, device: &Device, sector: u64, sectors: u64) -> Result {
         self.prepare(
             device,
             sector,
@@ -119,12 +122,7 @@ impl BufferedBio {
     }
 
     /// Makes the bio a write of the first `sectors` sectors of its memory to `sector` of `device`.
-    pub(crate) fn prepare_write(
-        &mut self,
-        device: &BlockDevice,
-        sector: u64,
-        sectors: u64,
-    ) -> Result {
+    pub(crate) fn prepare_write(&mut self, device: &Device, sector: u64, sectors: u64) -> Result {
         self.prepare(
             device,
             sector,
@@ -133,8 +131,10 @@ impl BufferedBio {
         )
     }
 
-    /// Begins anew (`bio_reset`), and adds the memory. Errors: `EINVAL` where there is too little.
-    fn prepare(&mut self, device: &BlockDevice, sector: u64, sectors: u64, opf: u32) -> Result {
+    /// Begins anew (`bio_reset`), and adds the memory. Errors: `EINVAL` for no sectors, or more than
+    /// there is memory for; the bio can't be submitted then.
+    fn prepare(&mut self, device: &Device, sector: u64, sectors: u64, opf: u32) -> Result {
+        self.prepared = false;
         let bio = self.bio.as_ptr();
         // SAFETY: The bio is owned and not in flight, and the device is open.
         unsafe { kernel::bindings::bio_reset(bio, device.as_raw(), opf) };
@@ -160,11 +160,13 @@ impl BufferedBio {
             }
             missing -= bytes;
         }
-        if missing == 0 {
-            Ok(())
-        } else {
-            Err(EINVAL)
+        if missing > 0 || sectors == 0 {
+            return Err(EINVAL);
         }
+        // INVARIANT: All that a bio needs is there.
+        self.device = Some(device.clone());
+        self.prepared = true;
+        Ok(())
     }
 }
 
@@ -193,19 +195,23 @@ pub(crate) trait BioOwner: Send + Sized + 'static {
 }
 
 /// Submits the owner's bio (`submit_bio`); [`BioOwner::end_io`] gets the owner back, perhaps before
-/// this returns.
+/// this returns. A bio that was not prepared since it was submitted last ends with an error.
 ///
 /// Context: process; may wait for a free request of the device.
 pub(crate) fn submit<T: BioOwner>(mut owner: Pin<KBox<T>>) {
-    let bio = T::bio(owner.as_mut()).bio.as_ptr();
+    let buffered = T::bio(owner.as_mut());
+    let bio = buffered.bio.as_ptr();
+    if !core::mem::take(&mut buffered.prepared) {
+        pr_warn_once!("a bio was submitted that nobody prepared\n");
+        return T::end_io(owner, Status::IO_ERROR);
+    }
     // SAFETY: Nothing is moved out of the box: it is pinned again in `end_io`.
     let owner = KBox::into_raw(unsafe { Pin::into_inner_unchecked(owner) });
     // SAFETY: The bio was not in flight, and the owner that has it is out of everybody's reach.
-    unsafe {
-        (*bio).bi_private = owner.cast();
-        (*bio).bi_end_io = Some(end_io::<T>);
-    }
-    // SAFETY: The bio has its device, its memory and its end_io; it is given away.
+    let fields = unsafe { &mut *bio };
+    fields.bi_private = owner.cast();
+    fields.bi_end_io = Some(end_io::<T>);
+    // SAFETY: The bio was prepared, and its device is kept open by the owner; it is given away.
     unsafe { kernel::bindings::submit_bio(bio) }
 }
 
@@ -216,11 +222,12 @@ pub(crate) fn submit<T: BioOwner>(mut owner: Pin<KBox<T>>) {
 /// Called by the block layer, once for each `submit::<T>` of this bio.
 unsafe extern "C" fn end_io<T: BioOwner>(bio: *mut kernel::bindings::bio) {
     // SAFETY: The block layer has ended the bio, and gives it back.
-    let (owner, status) = unsafe { ((*bio).bi_private.cast::<T>(), (*bio).bi_status) };
+    let bio = unsafe { &*bio };
+    let status = Status(bio.bi_status);
     // SAFETY: `submit` put the box there, and nobody else takes it out.
-    let owner = unsafe { KBox::from_raw(owner) };
+    let owner = unsafe { KBox::from_raw(bio.bi_private.cast::<T>()) };
     // SAFETY: The box was pinned in `submit`, and has not moved.
-    T::end_io(unsafe { Pin::new_unchecked(owner) }, Status(status));
+    T::end_io(unsafe { Pin::new_unchecked(owner) }, status);
 }
 
 #[kunit_tests(clone_rs_buffered_bio)]

@@ -2,7 +2,7 @@
 
 //! What a target's constructor works with.
 
-use super::Device;
+use super::{Device, DeviceName};
 use crate::abstractions::bindings;
 use core::ptr::NonNull;
 use kernel::{alloc::AllocError, error::to_result, prelude::*};
@@ -94,6 +94,14 @@ impl<'a> Constructor<'a> {
         devices: &'a mut KVec<NonNull<bindings::dm_dev>>,
     ) -> Self {
         Self { ti, devices }
+    }
+
+    /// The mapped device (`dm_table_device_name`).
+    pub(crate) fn device_name(&self) -> DeviceName {
+        // SAFETY: The table is valid while its targets are constructed.
+        let name = unsafe { bindings::dm_table_device_name(self.ti.table) };
+        // SAFETY: The core returns a string that is valid as long as the mapped device.
+        DeviceName::new(unsafe { CStr::from_char_ptr(name) })
     }
 
     /// The target's first sector on the mapped device.

@@ -38,13 +38,13 @@ impl Device {
     /// `dev` must come from `dm_get_device` and not be put during the call.
     pub(super) unsafe fn new(dev: NonNull<bindings::dm_dev>) -> Result<Self> {
         // SAFETY: `dev` is valid during the call, and its members are set once.
-        let (bdev, file) = unsafe { ((*dev.as_ptr()).bdev, (*dev.as_ptr()).bdev_file) };
+        let dev = unsafe { dev.as_ref() };
         // SAFETY: The file is open; no file position of a block device opened by the kernel is in
         // use by `fdget_pos`, as it has no descriptor.
-        let file = unsafe { File::from_raw_file(file) };
+        let file = unsafe { File::from_raw_file(dev.bdev_file) };
         // INVARIANT: dm opened the device through this file.
         Ok(Self {
-            bdev: NonNull::new(bdev).ok_or(ENODEV)?,
+            bdev: NonNull::new(dev.bdev).ok_or(ENODEV)?,
             _file: file.into(),
         })
     }

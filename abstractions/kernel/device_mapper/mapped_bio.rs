@@ -2,7 +2,8 @@
 
 //! A bio on its way through a target.
 
-use crate::abstractions::{bindings, bio::Op, block::BlockDevice};
+use super::Device;
+use crate::abstractions::{bindings, bio::Op};
 use core::{marker::PhantomData, ptr::NonNull};
 
 /// A user's bio inside `map`: device-mapper's clone of it, to be remapped or ended.
@@ -69,15 +70,16 @@ impl<'a> MappedBio<'a> {
 
     /// Sends the bio to `sector` of `device` (`bio_set_dev`, `DM_MAPIO_REMAPPED`); all else that it
     /// carries (flags, integrity, encryption, hints) stays as it is.
+    ///
+    /// `device` is one of this target's, which stay open until device-mapper has waited for all its
+    /// bios and calls `dtr`; nothing here checks that.
     #[inline]
-    pub(crate) fn remap(self, device: &BlockDevice, sector: u64) -> MapResult<'a> {
+    pub(crate) fn remap(self, device: &Device, sector: u64) -> MapResult<'a> {
         let bio = self.bio.as_ptr();
-        // SAFETY: The bio is ours by the type's invariants, and the device is open; device-mapper
-        // waits for all bios before it lets a table's devices go.
-        unsafe {
-            bindings::bio_set_dev(bio, device.as_raw());
-            (*bio).bi_iter.bi_sector = sector;
-        }
+        // SAFETY: The bio is ours by the type's invariants, and the device is open, as above.
+        unsafe { bindings::bio_set_dev(bio, device.as_raw()) };
+        // SAFETY: The bio is ours by the type's invariants.
+        unsafe { (*bio).bi_iter.bi_sector = sector };
         MapResult {
             code: bindings::DM_MAPIO_REMAPPED,
             _map: PhantomData,

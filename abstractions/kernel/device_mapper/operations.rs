@@ -30,11 +30,6 @@ impl Features {
     pub(crate) const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
-
-    /// Whether all of `other` are in this set.
-    pub(crate) const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
 }
 
 /// What is asked for by `status` (`status_type_t`).
@@ -53,7 +48,7 @@ pub(crate) enum StatusType {
 pub(crate) enum IoctlAccess {
     /// The target maps the whole device.
     Whole,
-    /// Only a part of it: the core lets only harmless ones and root's through.
+    /// Only a part of it: the core refuses what needs `CAP_SYS_RAWIO` to those who lack it.
     Part,
 }
 
