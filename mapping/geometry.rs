@@ -89,8 +89,8 @@ pub(crate) enum GeometryError {
 ///
 /// # Invariants
 ///
-/// `len` is not 0. `begin`, `backing` and `clone`, each plus `len`, do not overflow. The region size
-/// is a power of two, and there are at most [`MAX_REGIONS`] regions.
+/// `len` is not 0. `begin`, `backing` and `clone`, each plus `len`, do not overflow. The region
+/// size is a power of two, and there are at most [`MAX_REGIONS`] regions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Geometry {
     begin: u64,

@@ -106,8 +106,8 @@ mod tests {
 
     /// No device of a virtual machine encrypts inline, so this stands for a test with a device: an
     /// encrypted write takes the route of a plain one, as all that a route depends on is in a
-    /// `Request`, and `MappedBio::remap` leaves the context where it is. That the core lets such bios
-    /// through to us is told by the target's features, see `target`.
+    /// `Request`, and `MappedBio::remap` leaves the context where it is. That the core lets such
+    /// bios through to us is told by the target's features, see `target`.
     #[test]
     fn inline_encryption_does_not_change_the_route() -> Result {
         let Request {

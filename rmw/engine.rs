@@ -194,7 +194,9 @@ impl Engine {
         self.wake();
     }
 
-    /// Lets no more jobs begin, and those that have read not write; what waits stays. Context: process; waits for nothing.
+    /// Lets no more jobs begin, and those that have read not write; what waits stays.
+    ///
+    /// Context: process; waits for nothing.
     pub(crate) fn shut(&self) {
         self.state.lock().gate = Gate::Shut;
     }

@@ -13,8 +13,8 @@ pub(super) const MAX_RANGES: usize = 64;
 ///
 /// # Invariants
 ///
-/// `ranges` has room for [`MAX_RANGES`] and for a run of each job, so that nothing is allocated after
-/// `new`.
+/// `ranges` has room for [`MAX_RANGES`] and for a run of each job, so that nothing is allocated
+/// after `new`.
 pub(super) struct Plan {
     ranges: KVec<Range>,
 }

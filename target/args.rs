@@ -17,7 +17,7 @@ pub(super) type Word<'a> = &'a [u8];
 /// Shows the beginning of a word in the log, with what can't be printed escaped: a line of the log
 /// that is too long would be cut off with its end.
 pub(super) fn printable(word: Word<'_>) -> impl fmt::Display + '_ {
-    const SHOWN: usize = 64;
+    const SHOWN: usize = 100;
     kernel::str::BStr::from_bytes(word.get(..SHOWN).unwrap_or(word))
 }
 

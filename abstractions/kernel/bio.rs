@@ -3,8 +3,8 @@
 //! Block I/O requests.
 //!
 //! A bio's owner is told by its type. One that device-mapper shows to a target is a
-//! [`MappedBio`](super::device_mapper::MappedBio); one of our own is a [`BufferedBio`]: it is filled
-//! in, given away by [`submit`], and comes back to its owner's [`BioOwner::end_io`], once.
+//! [`MappedBio`](super::device_mapper::MappedBio). One of our own is a [`BufferedBio`]: it is
+//! filled in, given away by [`submit`], and comes back to its owner's [`BioOwner::end_io`], once.
 //!
 //! C header: [`include/linux/bio.h`](srctree/include/linux/bio.h)
 

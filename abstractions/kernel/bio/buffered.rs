@@ -131,8 +131,8 @@ impl BufferedBio {
         )
     }
 
-    /// Begins anew (`bio_reset`), and adds the memory. Errors: `EINVAL` for no sectors, or more than
-    /// there is memory for; the bio can't be submitted then.
+    /// Begins anew (`bio_reset`), and adds the memory. Errors: `EINVAL` for no sectors, or more
+    /// than there is memory for; the bio can't be submitted then.
     fn prepare(&mut self, device: &Device, sector: u64, sectors: u64, opf: u32) -> Result {
         self.prepared = false;
         let bio = self.bio.as_ptr();

@@ -15,8 +15,8 @@ use kernel::{
 
 /// A spinlock that disables interrupts while it is held (`spin_lock_irqsave`).
 ///
-/// Context: any. Nothing may sleep while a guard lives. Guards of several locks are dropped in reverse
-/// order, as each puts back the interrupt state that it found.
+/// Context: any. Nothing may sleep while a guard lives. Guards of several locks are dropped in
+/// reverse order, as each puts back the interrupt state that it found.
 pub(crate) type IrqSpinLock<T> = Lock<T, IrqSpinLockBackend>;
 
 /// Creates an [`IrqSpinLock`] initialiser with a lock class of its own.

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Fixtures of all tests. They run as root in the guest, with the module loaded."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+sys.dont_write_bytecode = True
+
+from harness.dm_ioctl import device_names  # noqa: E402
+from harness.kernel_log import Guard, KernelLog  # noqa: E402
+from harness.rig import Rig  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --long."""
+    parser.addoption("--long", action="store_true", help="run the tests marked long, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long tests out unless --long was given."""
+    if config.getoption("--long"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
+@pytest.fixture(scope="session")
+def whole_kernel_log() -> Iterator[KernelLog]:
+    """The kernel log of the session: what comes between tests and after the last one counts."""
+    log = KernelLog()
+    yield log
+    late = [str(record) for record in log.read() if record.alarming]
+    log.close()
+    if late:
+        text = "in the kernel log after the last test:\n" + "\n".join(late)
+        pytest.fail(text, pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def kernel_log(whole_kernel_log: KernelLog) -> Iterator[Guard]:
+    """Fails the test if the kernel logged a warning or worse that it did not declare; it is torn
+    down last, so that the removal of the devices is watched, too."""
+    late = [str(record) for record in whole_kernel_log.read() if record.alarming]
+    if late:
+        text = "in the kernel log after the previous test:\n" + "\n".join(late)
+        pytest.fail(text, pytrace=False)
+    guard = Guard(whole_kernel_log)
+    yield guard
+    problems = guard.problems()
+    if problems:
+        pytest.fail("kernel log:\n" + "\n".join(problems), pytrace=False)
+
+
+@pytest.fixture
+def rig(kernel_log: Guard) -> Iterator[Rig]:
+    """Makes devices and takes them away; nothing may be left."""
+    before = device_names()
+    rig = Rig()
+    yield rig
+    rig.close()
+    left = sorted(set(device_names()) - set(before))
+    assert not left, f"mapped devices left behind: {left}"

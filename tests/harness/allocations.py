@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Which of the memory that a thread allocated was never freed: from the kernel's own trace.
+
+Counters such as those of /proc/meminfo are blurred by everything else that goes on. The tracepoints
+of the group kmem name each object, so that a single one that is lost is found.
+"""
+
+import itertools
+import os
+import re
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+
+from harness import module
+from harness.command import read_text, run, write_text
+
+TRACEFS = Path("/sys/kernel/tracing")
+_ALLOCATIONS = ("kmalloc", "kmem_cache_alloc", "mm_page_alloc")
+_FREES = ("kfree", "kmem_cache_free", "mm_page_free", "mm_page_free_batched")
+# pytest-120 [000] ..... 12.3: kmalloc: call_site=f+0x1/0x2 [module] ptr=00000000c6cc1b32 ...
+# pytest-120 [000] ..... 12.3: mm_page_alloc: page=... pfn=0x1ff order=4 migratetype=0 gfp_flags=...
+_LINE = re.compile(
+    r": (\w+): (?:call_site=([^+ ]+)\S*( \[\w+\])? ptr=(\S+)"
+    r"|page=\S+ pfn=(\S+)(?:.* gfp_flags=(\S+))?)"
+)
+
+# What a target's constructor allocates: by our own code, or for it by these. Everything else that a
+# thread allocates on the way, for sysfs, slabs or the page tables, has a life of its own.
+OURS = re.compile(
+    rf"\[{module.NAME}\]$"
+    r"|^(dm_|bd_link_|bio|mempool_|alloc_workqueue|apply_wqattrs|init_rescuer|__kthread_create"
+    r"|alloc_empty_file)"
+    r"|^pages GFP_KERNEL\|__GFP_NOWARN\|__GFP_NORETRY(\|__GFP_COMP)?$"
+)
+
+_numbers = itertools.count()
+
+
+class Allocations:
+    """A context manager; after it `left` tells what was allocated inside of it by the thread that
+    made it, and is still there: the callers' names, with a count."""
+
+    def __init__(self, kilobytes: int = 32768):
+        if not (TRACEFS / "instances").is_dir():
+            run("mount", "-t", "tracefs", "tracefs", TRACEFS)
+        self._folder = TRACEFS / "instances" / f"memory-{os.getpid()}-{next(_numbers)}"
+        self._kilobytes = kilobytes
+        self._left: Counter = Counter()
+        self.seen: Counter = Counter()
+
+    @property
+    def ours(self) -> dict[str, int]:
+        """What is left of that which a constructor allocates; empty is good."""
+        assert any(OURS.search(name) for name in self.seen), f"nothing was traced: {self.seen}"
+        return {name: count for name, count in self._left.items() if OURS.search(name)}
+
+    def _event(self, name: str) -> Path:
+        return self._folder / "events/kmem" / name
+
+    def __enter__(self) -> "Allocations":
+        self._folder.mkdir()
+        write_text(self._folder / "buffer_size_kb", self._kilobytes)
+        for name in _ALLOCATIONS:
+            write_text(self._event(name) / "filter", f"common_pid == {threading.get_native_id()}")
+        for name in (*_FREES, *_ALLOCATIONS):
+            write_text(self._event(name) / "enable", 1)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            for name in _ALLOCATIONS:
+                write_text(self._event(name) / "enable", 0)
+            if kind is None:
+                # Pages of files that were read look like ours.
+                write_text("/proc/sys/vm/drop_caches", 3)
+                # What waits for the end of an RCU grace period is freed by then.
+                time.sleep(1)
+            for name in _FREES:
+                write_text(self._event(name) / "enable", 0)
+            if kind is None:
+                self._balance()
+        finally:
+            self._folder.rmdir()
+
+    def _balance(self) -> None:
+        for file in self._folder.glob("per_cpu/cpu*/stats"):
+            lost = re.search(r"^overrun: (\d+)", read_text(file), re.MULTILINE)
+            assert lost and lost[1] == "0", "the trace buffer is too small"
+        alive: dict[str, str] = {}
+        with (self._folder / "trace").open() as trace:
+            for line in trace:
+                match = _LINE.search(line)
+                if match is None:
+                    continue
+                event, caller, within, pointer, page, flags = match.groups()
+                key = pointer or page
+                if event in _ALLOCATIONS:
+                    alive[key] = f"{caller}{within or ''}" if caller else f"pages {flags}"
+                    self.seen[alive[key]] += 1
+                else:
+                    alive.pop(key, None)
+        self._left = Counter(alive.values())

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Which bios reach a device: the tracepoint block_bio_queue, filtered for it.
+
+Unlike a queue's counters it shows each bio as the layer above sent it: not yet merged or split,
+with its flags, and also where the device below is itself bio-based.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.command import run, write_text
+from harness.disk import Disk
+
+TRACEFS = Path("/sys/kernel/tracing")
+# nullb0-123  [000] ..... 12.3: block_bio_queue: 252,0 WS 8 + 16 [fio]
+_LINE = re.compile(r"block_bio_queue: (\d+),(\d+) (\S+) (\d+) \+ (\d+) \[.*\]$")
+
+_numbers = itertools.count()
+
+
+class Bio(NamedTuple):
+    """`kind` is blktrace's: F (flush before), then R W D DE WZ, then F (FUA) A S M U (atomic)."""
+
+    kind: str
+    sector: int
+    count: int
+
+
+class BioTrace:
+    """The bios that some devices have got."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def clear(self) -> None:
+        """Forget what was seen so far."""
+        os.close(os.open(self._folder / "trace", os.O_WRONLY | os.O_TRUNC))
+
+    def bios(self, disk: Disk) -> list[Bio]:
+        """The bios that one device has got since the last clear."""
+        found = []
+        for line in (self._folder / "trace").read_text().splitlines():
+            match = _LINE.search(line)
+            if match and disk.number == f"{match[1]}:{match[2]}":
+                found.append(Bio(match[3], int(match[4]), int(match[5])))
+        return found
+
+
+@contextlib.contextmanager
+def bio_trace(*disks: Disk) -> Iterator[BioTrace]:
+    """Trace the bios that these devices get."""
+    if not (TRACEFS / "instances").is_dir():
+        run("mount", "-t", "tracefs", "tracefs", TRACEFS)
+    folder = TRACEFS / "instances" / f"bios-{os.getpid()}-{next(_numbers)}"
+    event = folder / "events/block/block_bio_queue"
+    numbers = [[int(word) for word in disk.number.split(":")] for disk in disks]
+    # The trace has the kernel's own dev_t: 20 bits of minor number.
+    wanted = " || ".join(f"dev == {major << 20 | minor}" for major, minor in numbers)
+    folder.mkdir()
+    try:
+        write_text(folder / "buffer_size_kb", 64)
+        write_text(event / "filter", wanted)
+        write_text(event / "enable", 1)
+        yield BioTrace(folder)
+        write_text(event / "enable", 0)
+    finally:
+        folder.rmdir()

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What a disk has to hold, kept beside it and compared as a whole."""
+
+from harness import io
+from harness.data import SECTOR, assert_same, stamped
+from harness.disk import Disk
+
+
+class Image:
+    """The expected content of a disk, which is filled with a data set at the start.
+
+    Nothing else is sampled: a check reads the whole disk, so it also sees what was written where
+    nobody asked for it.
+    """
+
+    def __init__(self, disk: Disk, name: str):
+        self.disk = disk
+        self._content = bytearray()
+        self.fill(name)
+
+    def fill(self, name: str) -> None:
+        """Fill the disk with a data set."""
+        data = stamped(name, 0, self.disk.sectors)
+        io.write(self.disk, 0, data)
+        self._content[:] = data
+
+    def expect(self, sector: int, data: bytes) -> None:
+        """From now on these sectors have to hold this."""
+        assert sector >= 0 and sector * SECTOR + len(data) <= len(self._content)
+        self._content[sector * SECTOR : sector * SECTOR + len(data)] = data
+
+    def expect_copy(self, sector: int, source: "Image", source_sector: int, count: int) -> None:
+        """From now on these sectors have to hold what another disk holds there."""
+        self.expect(sector, source.content(source_sector, count))
+
+    def content(self, sector: int = 0, count: int | None = None) -> bytes:
+        """What these sectors have to hold; by default all to the end."""
+        end = None if count is None else (sector + count) * SECTOR
+        return bytes(self._content[sector * SECTOR : end])
+
+    def check(self, what: str) -> None:
+        """Compare the whole disk."""
+        assert_same(self.content(), io.read(self.disk), f"{what}: {self.disk.name}")

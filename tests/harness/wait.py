@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Waiting: by looking until a deadline, never by sleeping for a guessed time."""
+
+import threading
+import time
+from collections.abc import Callable
+
+
+def wait_until[T](look: Callable[[], T], what: str, timeout: float = 30) -> T:
+    """Call `look` until what it returns is true, and return that; fail after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    pause = 0.001
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {timeout} s")
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+class Background:
+    """A call that may block, made in a thread of its own; `result` waits for its end."""
+
+    def __init__(self, function: Callable, *arguments: object, **named: object):
+        self._value = None
+        self._error = None
+        self._thread = threading.Thread(
+            target=self._call, args=(function, arguments, named), daemon=True
+        )
+        self._thread.start()
+
+    def _call(self, function: Callable, arguments: tuple, named: dict) -> None:
+        try:
+            self._value = function(*arguments, **named)
+        except BaseException as error:  # handed to the one who asks for the result
+            self._error = error
+
+    @property
+    def running(self) -> bool:
+        """Whether the call has not returned yet."""
+        return self._thread.is_alive()
+
+    def join(self, timeout: float = 30) -> None:
+        """Wait for the end of the call, whatever came of it."""
+        self._thread.join(timeout)
+        assert not self.running, f"a call in the background did not end within {timeout} s"
+
+    def result(self, timeout: float = 30):
+        """Wait for the end of the call; return what it returned, raise what it raised."""
+        self.join(timeout)
+        if self._error is not None:
+            raise self._error
+        return self._value
