@@ -87,8 +87,8 @@ impl Target for CloneTarget {
         mapping::map(&self.geometry, &self.backing, bio)
     }
 
-    /// Waits for the jobs here already, as the user's I/O goes on until the core has blocked it, and
-    /// a signal ends the wait; what it leaves is waited for in `postsuspend`.
+    /// Waits for the jobs here already: the user's I/O goes on until the core has blocked it, and a
+    /// signal ends this wait. What it leaves is waited for in `postsuspend`.
     fn presuspend(&self) {
         self.engine.shut();
         self.engine.drain_interruptibly();

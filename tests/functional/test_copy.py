@@ -18,8 +18,8 @@ from harness.disk_factories import SLOW
 from harness.dm_ioctl import DmError
 from harness.fio import STEADY
 from harness.image import Image
-from harness.quiet import assert_quiet
 from harness.kernel_log import Guard
+from harness.quiet import assert_quiet
 from harness.rig import Rig
 from harness.wait import wait_until
 
