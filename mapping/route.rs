@@ -39,10 +39,8 @@ pub(super) enum Route {
 #[inline]
 pub(super) fn route(geometry: &Geometry, request: &Request) -> Route {
     match request.op {
-        // It has no range; the sector only has to be one of ours.
-        Op::Flush => Route::Remap {
-            sector: geometry.backing_start(),
-        },
+        // It has no range. dm-linear's go to sector 0, too.
+        Op::Flush => Route::Remap { sector: 0 },
         Op::Read | Op::Write | Op::Discard | Op::SecureErase | Op::WriteZeroes | Op::Other => {
             match geometry.mapped_range(request.sector, request.sectors.into()) {
                 Some(range) => Route::Remap {
@@ -92,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_flush_has_no_range() -> Result {
-        assert_eq!(to(Op::Flush, 0, 0)?, Route::Remap { sector: 5000 });
+        assert_eq!(to(Op::Flush, 0, 0)?, Route::Remap { sector: 0 });
         Ok(())
     }
 

@@ -91,7 +91,7 @@ pub(super) fn go_on(slot: Pin<KBox<Slot>>, flight: Flight) {
     match (leg, errno) {
         (Leg::Wake, _) => engine.put_home(slot),
         // A suspend waits: what was read is read again after it.
-        (Leg::Read(run), _) if engine.is_shut() => {
+        (Leg::Read(run), 0) if engine.is_shut() => {
             complete::put_back(Job::<Claimed>::new(slot, engine.clone(), run))
         }
         (Leg::Read(run), 0) => write::submit(Job::<Filled>::new(slot, engine.clone(), run)),

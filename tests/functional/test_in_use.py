@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import io
 from harness.clone_rs import Status
 from harness.command import run
-from harness.data import assert_same
+from harness.image import assert_same_disks
 from harness.kernel_log import Guard
 from harness.rig import Rig
 from harness.wait import wait_until
@@ -72,7 +71,7 @@ def test_mounted_file_system(rig: Rig, tmp_path: Path, kind: str) -> None:
         try:
             run("dmsetup", "message", device.name, 0, "copy", 0, backing.sectors)
             wait_until(lambda: _status(device.name).idle, "the copy to end", timeout=120)
-            assert_same(io.read(backing), io.read(clone), "the clone")
+            assert_same_disks(backing, clone, "the clone")
         finally:
             run("fsfreeze", "--unfreeze", mount)
         line = f"0 {backing.sectors} linear {backing.path} 0"

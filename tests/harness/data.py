@@ -19,7 +19,7 @@ def _filling(name: str) -> bytes:
     return random.Random(name).randbytes(SECTOR - _STAMP.size)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)
 def stamped(name: str, first: int, count: int) -> bytes:
     """The sectors first..first+count-1 of the data set `name` (at most eight letters)."""
     key = name.encode().ljust(8)

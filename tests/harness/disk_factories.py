@@ -22,6 +22,8 @@ NULL_BLK_POLL_QUEUES = 2
 SLOW = {"max_sectors": 32}
 
 _numbers = itertools.count()
+# mdadm takes numbers below 512.
+_md_numbers = itertools.count(100)
 
 
 def _mounted(path: Path, kind: str) -> Path:
@@ -156,7 +158,7 @@ def md_raid1(first: Disk, second: Disk) -> Iterator[Disk]:
 
     Both disks have to hold the same at the start; new null_blk disks do.
     """
-    disk = Disk(f"md{100 + next(_numbers)}")
+    disk = Disk(f"md{next(_md_numbers)}")
     run(
         *("mdadm", "--build", disk.path, "--run", "--assume-clean", "--level=1"),
         *("--raid-devices=2", first.path, second.path),

@@ -41,3 +41,11 @@ class Image:
     def check(self, what: str) -> None:
         """Compare the whole disk."""
         assert_same(self.content(), io.read(self.disk), f"{what}: {self.disk.name}")
+
+
+def assert_same_disks(wanted: Disk, found: Disk, what: str) -> None:
+    """Compare two disks of the same size, a piece at a time."""
+    step = 8 * io.CHUNK // SECTOR
+    for sector in range(0, wanted.sectors, step):
+        count = min(step, wanted.sectors - sector)
+        assert_same(io.read(wanted, sector, count), io.read(found, sector, count), what, sector)
