@@ -23,6 +23,7 @@ from harness.command import CommandFailed, run
 from harness.data import stamped
 from harness.disk import Disk
 from harness.dm_ioctl import DmError
+from harness.fault_injection import failing_requests
 from harness.image import Image
 from harness.kernel_log import Guard
 from harness.partitions import add_partition
@@ -612,6 +613,22 @@ def test_read_only_clone(below: Below) -> None:
     set_read_only(below.clone, False)
     below.device.load(table)
     below.device.clear()
+    below.unused.check()
+
+
+def test_clone_that_cannot_be_written(below: Below, kernel_log: Guard) -> None:
+    """What somebody wrote to the clone and is still in the page cache is written before the table
+    is used; where that fails the table is refused with the error, and the device given back."""
+    kernel_log.allow("I/O error")
+    table = below.line("{b} 0 {c} 0 2 mode track")
+    with open(below.clone.path, "wb", buffering=0) as node:
+        node.write(bytes(4096))
+        with failing_requests(below.clone, probability=100, times=-1):
+            error = refused(below.device, table)
+        check_refusal(error, errno.EIO, "Clone device cannot be written to", [below.clone.number])
+        node.write(bytes(4096))
+        below.device.load(table)
+        below.device.clear()
     below.unused.check()
 
 
