@@ -139,6 +139,8 @@ def test_each_allocation_of_the_load(rig: Rig, kernel_log: Guard) -> None:
     core throws away a target that was never resumed."""
     loading = Loading(rig, kernel_log)
     kernel_log.allow(r"^device-mapper: core: Cannot calculate initial queue limits")
+    kernel_log.allow("^device-mapper: ioctl: unable to set up device queue for new table")
+    kernel_log.allow(r"^device-mapper: table: (unable to allocate|could not construct|Couldn't)")
     code = Code.of_function("ctl_ioctl", "dm_ctl_ioctl")
     without = Code.of_function(NO_FAULTS_IN)
     with (

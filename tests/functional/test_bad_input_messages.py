@@ -17,7 +17,7 @@ from harness.clone_rs import TRACK, CloneDevice
 from harness.dm_ioctl import DmError, Flag
 from harness.image import Image
 from harness.kernel_log import Guard
-from harness.refusals import OURS, is_ours
+from harness.refusals import OURS, UNPRINTABLE, is_ours
 from harness.rig import Rig
 from harness.wait import wait_until
 
@@ -53,6 +53,7 @@ def refuse(
     assert len(said) == 1, error
     for word in words:
         assert str(word) in said[0], error
+    assert not UNPRINTABLE.search(said[0]), f"this was not escaped: {said[0]}"
     assert [target.text for target in device.status()] == before
     return error
 

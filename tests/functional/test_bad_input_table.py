@@ -432,6 +432,7 @@ def test_not_whole_blocks_of_the_backing(
     """The same for the backing device is refused by the core, which has then called our
     constructor with success and has to take it all back."""
     kernel_log.allow("^device-mapper: core: Cannot calculate initial queue limits")
+    kernel_log.allow("^device-mapper: ioctl: unable to set up device queue for new table")
     below = Below(rig, kernel_log, backing=rig.null_blk(size=LENGTH >> 11, blocksize=4096))
     table = below.line(f"{{b}} {offset} {{c}} 0 2 mode track", length=length)
     error = refused(below.device, table)

@@ -15,9 +15,12 @@ from harness.dm import Device
 from harness.dm_ioctl import SPEC_SIZE, Command, DmError, call
 from harness.kernel_log import Guard
 
-# How our own lines begin, and those of the core about a table.
+# How our own lines begin, and what the core says of a table that is refused; a device that we did
+# not put, or put twice, is no such thing.
 OURS = r"^(device-mapper: clone-rs|dm_clone_rs): (\d+:\d+: )?"
-CORE = r"^device-mapper: (table|ioctl): "
+CORE = r"^device-mapper: (table: \d+:\d+: (?!device )|ioctl: error adding target to table)"
+# Bytes that are no text, as /dev/kmsg shows them (a backslash too, but that is harmless).
+UNPRINTABLE = re.compile(r"\\x(?!5c)")
 
 _SPEC = struct.Struct("=QQ i I 16s")
 
@@ -94,6 +97,7 @@ def check_refusal(error: DmError, number: int, text: str, words: Iterable[object
     assert any(re.search(core, line) for line in error.log), f"not {text!r}: {error}"
     ours = [line for line in error.log if is_ours(line)]
     assert len(ours) == 1, f"not one line of our own: {error}"
+    assert not UNPRINTABLE.search(ours[0]), f"this was not escaped: {ours[0]}"
     for word in words:
         assert str(word) in ours[0], f"{word!r} is not in {ours[0]!r}"
 
