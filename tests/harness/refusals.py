@@ -18,7 +18,10 @@ from harness.kernel_log import Guard
 # How our own lines begin, and what the core says of a table that is refused; a device that we did
 # not put, or put twice, is no such thing.
 OURS = r"^(device-mapper: clone-rs|dm_clone_rs): (\d+:\d+: )?"
-CORE = r"^device-mapper: (table: \d+:\d+: (?!device )|ioctl: error adding target to table)"
+CORE = (
+    r"^device-mapper: (table: \d+:\d+: (?!device |dm_table_destroy)"
+    r"|ioctl: error adding target to table)"
+)
 # Bytes that are no text, as /dev/kmsg shows them (a backslash too, but that is harmless).
 UNPRINTABLE = re.compile(r"\\x(?!5c)")
 
