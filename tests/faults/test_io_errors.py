@@ -38,7 +38,6 @@ class Pair:
 
     def __init__(self, rig: Rig, log: Guard, features: tuple = FEATURES, **queue: object):
         log.allow(OURS + "copy: ")
-        log.allow("callbacks suppressed")
         size = LENGTH >> 11
         self.backing = Image(rig.null_blk(size=size, **queue), "backing")
         self.clone = Image(rig.null_blk(size=size, **queue), "clone")

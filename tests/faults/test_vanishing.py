@@ -72,7 +72,7 @@ def user_io(device: Device) -> list[object]:
 def allow_errors(log: Guard) -> None:
     """What is said about I/O to a device that is not there."""
     log.allow(OURS + "copy: ")
-    log.allow("callbacks suppressed|I/O error, dev |Buffer I/O error|[Ss]ynchroniz|rejecting I/O")
+    log.allow("I/O error, dev |Buffer I/O error|[Ss]ynchroniz|rejecting I/O")
     log.allow(r"offline|DID_NO_CONNECT|\[sd\w+\]")
 
 

@@ -23,7 +23,6 @@ LENGTH = 4096
 # The target may log the first errors; nothing else may.
 LOGGED = (
     r"clone.rs: \d+:\d+: copy: (read|write) of \d+ sectors at sector \d+ of \d+:\d+ failed with -5"
-    r"|clone.rs: copy: \d+ callbacks suppressed"
 )
 
 
