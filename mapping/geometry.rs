@@ -40,7 +40,6 @@ pub(crate) struct Range {
 
 impl Range {
     /// The first sector.
-    #[cfg(CONFIG_KUNIT = "y")]
     pub(crate) fn start(self) -> u64 {
         self.start
     }
@@ -50,9 +49,9 @@ impl Range {
         self.len
     }
 
-    /// Whether both have a sector in common.
-    pub(crate) fn overlaps(self, other: Self) -> bool {
-        self.start < other.start + other.len && other.start < self.start + self.len
+    /// The sector after the last one.
+    pub(crate) fn end(self) -> u64 {
+        self.start + self.len
     }
 
     /// Cuts off the first `sectors` sectors, and returns them and the rest, if there is one.
@@ -71,6 +70,34 @@ impl Range {
                 len: self.len - sectors,
             }),
         )
+    }
+}
+
+/// A run of regions.
+///
+/// # Invariants
+///
+/// It is not empty, and ends within the target whose [`Geometry`] made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    first: u64,
+    count: u64,
+}
+
+impl Span {
+    /// `count` regions from `first` on; the caller sees to the invariants.
+    pub(super) const fn new(first: u64, count: u64) -> Self {
+        Self { first, count }
+    }
+
+    /// The first region.
+    pub(crate) fn first(self) -> u64 {
+        self.first
+    }
+
+    /// The region after the last one.
+    pub(crate) fn end(self) -> u64 {
+        self.first + self.count
     }
 }
 
@@ -157,10 +184,61 @@ impl Geometry {
         self.len.div_ceil(self.region_size())
     }
 
-    /// The number of regions that `range` touches.
-    pub(crate) fn regions_of(&self, range: Range) -> u64 {
-        let last = range.start + (range.len - 1);
-        (last >> self.region_shift) - (range.start >> self.region_shift) + 1
+    /// All sectors.
+    pub(crate) fn all(&self) -> Range {
+        // INVARIANT: A target is not empty.
+        Range {
+            start: 0,
+            len: self.len,
+        }
+    }
+
+    /// The regions from `first` up to `end`, or `None` where there are none, or not so many.
+    pub(crate) fn span(&self, first: u64, end: u64) -> Option<Span> {
+        // INVARIANT: Just checked.
+        (first < end && end <= self.regions()).then_some(Span {
+            first,
+            count: end - first,
+        })
+    }
+
+    /// The regions that `range` touches.
+    #[inline]
+    pub(crate) fn touched(&self, range: Range) -> Span {
+        let first = range.start >> self.region_shift;
+        let last = (range.end() - 1) >> self.region_shift;
+        // INVARIANT: The range is not empty, and ends within the target.
+        Span {
+            first,
+            count: last - first + 1,
+        }
+    }
+
+    /// The regions that `range` covers whole.
+    pub(crate) fn covered(&self, range: Range) -> Option<Span> {
+        let end = if range.end() == self.len {
+            self.regions()
+        } else {
+            range.end() >> self.region_shift
+        };
+        self.span(range.start.div_ceil(self.region_size()), end)
+    }
+
+    /// The sectors of some regions.
+    pub(crate) fn sectors(&self, span: Span) -> Range {
+        let start = span.first << self.region_shift;
+        let end = (span.end() << self.region_shift).min(self.len);
+        // INVARIANT: The span is not empty, and ends within the target.
+        Range {
+            start,
+            len: end - start,
+        }
+    }
+
+    /// Whether both begin at the same places, and have regions of the same size.
+    pub(crate) fn is_alike(&self, other: &Self) -> bool {
+        (self.begin, self.backing, self.clone) == (other.begin, other.backing, other.clone)
+            && self.region_shift == other.region_shift
     }
 
     /// A range counted from the target's start, or `None` where it is empty or ends outside.
@@ -236,38 +314,38 @@ mod tests {
     }
 
     #[test]
-    fn touched_regions_are_counted() -> Result {
+    fn regions_of_a_range() -> Result {
         let geometry = geometry(100)?;
-        for (start, len, regions) in [
-            (0, 1, 1),
-            (0, 8, 1),
-            (0, 9, 2),
-            (7, 1, 1),
-            (7, 2, 2),
-            (96, 4, 1),
-            (0, 100, 13),
+        // Start and length, the regions touched, those covered whole.
+        for (start, len, touched, covered) in [
+            (0, 1, (0, 1), None),
+            (0, 8, (0, 1), Some((0, 1))),
+            (0, 9, (0, 2), Some((0, 1))),
+            (7, 1, (0, 1), None),
+            (7, 2, (0, 2), None),
+            (7, 17, (0, 3), Some((1, 3))),
+            (96, 4, (12, 13), Some((12, 13))),
+            (97, 3, (12, 13), None),
+            (96, 3, (12, 13), None),
+            (0, 100, (0, 13), Some((0, 13))),
         ] {
             let range = geometry.range(start, len).ok_or(EINVAL)?;
-            assert_eq!(geometry.regions_of(range), regions);
+            let span = |(first, end)| geometry.span(first, end);
+            assert_eq!(Some(geometry.touched(range)), span(touched));
+            assert_eq!(geometry.covered(range), covered.and_then(span));
         }
         Ok(())
     }
 
     #[test]
-    fn neighbours_do_not_overlap() -> Result {
+    fn sectors_of_regions_end_with_the_target() -> Result {
         let geometry = geometry(100)?;
-        let range = |start, len| geometry.range(start, len).ok_or(EINVAL);
-        for (start, len, overlaps) in [
-            (0, 10, false),
-            (0, 11, true),
-            (19, 1, true),
-            (20, 1, false),
-            (12, 2, true),
-            (0, 100, true),
-        ] {
-            assert_eq!(range(10, 10)?.overlaps(range(start, len)?), overlaps);
-            assert_eq!(range(start, len)?.overlaps(range(10, 10)?), overlaps);
-        }
+        let sectors = |first, end| geometry.span(first, end).map(|span| geometry.sectors(span));
+        assert_eq!(sectors(0, 13), Some(geometry.all()));
+        assert_eq!(sectors(12, 13), geometry.range(96, 4));
+        assert_eq!(sectors(3, 5), geometry.range(24, 16));
+        assert_eq!(sectors(3, 3), None);
+        assert_eq!(sectors(3, 14), None);
         Ok(())
     }
 

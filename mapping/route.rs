@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a user's bio goes: a pure function.
+//! Where a user's bio goes, and what of it is recorded: a pure function.
 
-use super::geometry::Geometry;
+use super::geometry::{Geometry, Range};
 use crate::abstractions::{bio::Op, device_mapper::MappedBio};
 use kernel::prelude::*;
 
@@ -26,29 +26,50 @@ impl Request {
     }
 }
 
+/// What becomes of the regions of a bio when it ends. Kept with the bio while it is in flight, as a
+/// bio that has ended does not know its range any more.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing.
+    #[default]
+    None,
+    /// The regions that the range touches become dirty.
+    Write(Range),
+    /// The regions that the range covers whole become skipped, the others that it touches dirty.
+    Discard(Range),
+}
+
 /// Where a bio goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     /// To this sector of the backing device.
-    Remap { sector: u64 },
+    Remap { sector: u64, effect: Effect },
     /// Nowhere, it ends with an I/O error: it lies outside the target, which the core never sends.
     Kill,
 }
 
-/// Decides where a bio goes.
+/// Decides where a bio goes; `strict_discard` is the feature of that name.
 #[inline]
-pub(super) fn route(geometry: &Geometry, request: &Request) -> Route {
-    match request.op {
+pub(super) fn route(geometry: &Geometry, strict_discard: bool, request: &Request) -> Route {
+    let effect: fn(Range) -> Effect = match request.op {
         // It has no range. dm-linear's go to sector 0, too.
-        Op::Flush => Route::Remap { sector: 0 },
-        Op::Read | Op::Write | Op::Discard | Op::SecureErase | Op::WriteZeroes | Op::Other => {
-            match geometry.mapped_range(request.sector, request.sectors.into()) {
-                Some(range) => Route::Remap {
-                    sector: geometry.backing_sector(range),
-                },
-                None => Route::Kill,
+        Op::Flush => {
+            return Route::Remap {
+                sector: 0,
+                effect: Effect::None,
             }
         }
+        Op::Read => |_| Effect::None,
+        Op::Discard if !strict_discard => Effect::Discard,
+        // What is not known may change anything.
+        Op::Write | Op::WriteZeroes | Op::Discard | Op::SecureErase | Op::Other => Effect::Write,
+    };
+    match geometry.mapped_range(request.sector, request.sectors.into()) {
+        Some(range) => Route::Remap {
+            sector: geometry.backing_sector(range),
+            effect: effect(range),
+        },
+        None => Route::Kill,
     }
 }
 
@@ -64,6 +85,7 @@ mod tests {
     fn to(op: Op, sector: u64, sectors: u32) -> Result<Route> {
         Ok(route(
             &geometry()?,
+            false,
             &Request {
                 op,
                 sector,
@@ -73,24 +95,44 @@ mod tests {
     }
 
     #[test]
-    fn every_operation_with_a_range_is_remapped() -> Result {
-        for op in [
-            Op::Read,
-            Op::Write,
-            Op::Discard,
-            Op::SecureErase,
-            Op::WriteZeroes,
-            Op::Other,
+    fn every_operation_with_a_range_is_remapped_and_recorded() -> Result {
+        let range = geometry()?.range(992, 8).ok_or(EINVAL)?;
+        for (op, effect) in [
+            (Op::Read, Effect::None),
+            (Op::Write, Effect::Write(range)),
+            (Op::Discard, Effect::Discard(range)),
+            (Op::SecureErase, Effect::Write(range)),
+            (Op::WriteZeroes, Effect::Write(range)),
+            (Op::Other, Effect::Write(range)),
         ] {
-            assert_eq!(to(op, 100, 1)?, Route::Remap { sector: 5000 });
-            assert_eq!(to(op, 1092, 8)?, Route::Remap { sector: 5992 });
+            let sector = 5992;
+            assert_eq!(to(op, 1092, 8)?, Route::Remap { sector, effect });
         }
         Ok(())
     }
 
     #[test]
+    fn a_strict_discard_is_a_write() -> Result {
+        let geometry = geometry()?;
+        let request = Request {
+            op: Op::Discard,
+            sector: 100,
+            sectors: 1000,
+        };
+        assert_eq!(
+            route(&geometry, true, &request),
+            Route::Remap {
+                sector: 5000,
+                effect: Effect::Write(geometry.all())
+            }
+        );
+        Ok(())
+    }
+
+    #[test]
     fn a_flush_has_no_range() -> Result {
-        assert_eq!(to(Op::Flush, 0, 0)?, Route::Remap { sector: 0 });
+        let effect = Effect::None;
+        assert_eq!(to(Op::Flush, 0, 0)?, Route::Remap { sector: 0, effect });
         Ok(())
     }
 
@@ -117,7 +159,14 @@ mod tests {
             sector: 108,
             sectors: 8,
         };
-        assert_eq!(to(op, sector, sectors)?, Route::Remap { sector: 5008 });
+        let effect = Effect::Write(geometry()?.range(8, 8).ok_or(EINVAL)?);
+        assert_eq!(
+            to(op, sector, sectors)?,
+            Route::Remap {
+                sector: 5008,
+                effect
+            }
+        );
         Ok(())
     }
 }

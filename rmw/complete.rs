@@ -1,54 +1,132 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The end of a job: it is accounted for, and its slot goes home. Context: process.
+//! The end of a job: its regions get their state, it is accounted for, its slot goes home. Context:
+//! process.
 
 use super::{
-    engine::Outcome,
-    job::{Claimed, Filled, Job},
+    engine::{Engine, OnCloneError, OnReadError, Shared},
+    errors::Side,
+    job::{Claimed, Job, Ready},
 };
-use crate::abstractions::block::BlockDevice;
-use kernel::prelude::*;
+use crate::abstractions::bio::Priority;
+use kernel::{prelude::*, sync::Arc};
 
-/// The run is on the clone device (though perhaps in its cache).
-pub(super) fn copied(job: Job<Filled>) {
-    end(job, Outcome::Copied);
+/// The piece is on the clone device (though perhaps in its cache). This is recorded before its
+/// regions can count as in sync.
+pub(super) fn wrote(job: &Job<Ready>) {
+    let piece = job.run.piece;
+    let mut shared = job.engine.shared.lock();
+    shared.unflushed.mark(piece);
+    shared.counters.copied += piece.len();
+    if !job.run.claim.fresh {
+        shared.counters.recopied += piece.len();
+    }
 }
 
-/// The run could not be read.
+/// All of the run is.
+pub(super) fn copied(job: Job<Ready>) {
+    // A clone that was detached meanwhile may have lost it.
+    if job.engine.shared.lock().detached {
+        return put_back(job);
+    }
+    job.engine.mapping.regions.copied(job.run.claim);
+    end(job);
+}
+
+/// The job may not go on; its regions wait again.
+pub(super) fn put_back<State>(job: Job<State>) {
+    job.engine.mapping.regions.put_back(job.run.claim);
+    end(job);
+}
+
+/// The piece could not be read.
 pub(super) fn read_failed(job: Job<Claimed>, errno: c_int) {
-    let sector = job.engine.geometry().backing_sector(job.run);
-    log(&job, "read", job.engine.backing(), sector, errno);
-    end(job, Outcome::ReadError);
+    let regions = &job.engine.mapping.regions;
+    match job.engine.policy.on_read_error {
+        OnReadError::Stop => regions.put_back(job.run.claim),
+        OnReadError::Skip => regions.put_aside(job.run.claim),
+    }
+    record(&job, Side::Backing, errno);
+    end(job);
 }
 
-/// The run could not be written.
-pub(super) fn write_failed(job: Job<Filled>, errno: c_int) {
-    let sector = job.engine.geometry().clone_sector(job.run);
-    log(&job, "write", job.engine.clone_device(), sector, errno);
-    end(job, Outcome::CloneError);
+/// The piece could not be written.
+pub(super) fn write_failed(job: Job<Ready>, errno: c_int) {
+    job.engine.mapping.regions.put_back(job.run.claim);
+    record(&job, Side::Clone, errno);
+    end(job);
 }
 
-/// The job may not go on; its run waits again.
-pub(super) fn put_back(job: Job<Claimed>) {
-    job.engine.put_back(job.run);
+fn end<State>(job: Job<State>) {
+    if job.run.priority == Priority::BestEffort {
+        job.engine.shared.lock().urgent_job = false;
+    }
     job.engine.put_home(job.slot);
 }
 
-fn end<State>(job: Job<State>, outcome: Outcome) {
-    job.engine.account(job.run, outcome);
-    job.engine.put_home(job.slot);
-}
-
-fn log<State>(job: &Job<State>, what: &str, device: &BlockDevice, sector: u64, errno: c_int) {
+/// The job has failed, and its regions are dirty again.
+fn record<State>(job: &Job<State>, side: Side, errno: c_int) {
+    let (what, device, sector) = match side {
+        Side::Backing => {
+            let sector = job.engine.mapping.geometry.backing_sector(job.run.piece);
+            ("read", &job.engine.backing, sector)
+        }
+        Side::Clone => {
+            let sector = job.engine.mapping.geometry.clone_sector(job.run.piece);
+            ("write", &job.engine.clone, sector)
+        }
+    };
     if job.engine.may_log() {
         pr_err!(
             "{}: copy: {} of {} sectors at sector {} of {} failed with {}\n",
-            job.engine.name(),
+            job.engine.name,
             what,
-            job.run.len(),
+            job.run.piece.len(),
             sector,
-            device,
+            **device,
             errno
         );
+    }
+    failed(&job.engine, side, |shared| {
+        let piece = job.run.piece;
+        shared.errors.add(side, errno, piece.start(), piece.len());
+        let counter = match side {
+            Side::Backing => &mut shared.counters.read_errors,
+            Side::Clone => &mut shared.counters.clone_errors,
+        };
+        *counter += piece.len();
+    });
+}
+
+/// Something has failed, which `account` records: copying goes on or not as it was told to.
+pub(super) fn failed(engine: &Arc<Engine>, side: Side, account: impl FnOnce(&mut Shared)) {
+    let policy = engine.policy;
+    let (first, detached) = {
+        let mut shared = engine.shared.lock();
+        account(&mut shared);
+        let first = !core::mem::replace(&mut shared.failed, true);
+        let goes_on = side == Side::Backing && policy.on_read_error == OnReadError::Skip;
+        let detach = side == Side::Clone && policy.on_clone_error == OnCloneError::Detach;
+        if !goes_on {
+            shared.pause();
+        }
+        if detach {
+            shared.plan.clear();
+        }
+        (
+            first,
+            detach && !core::mem::replace(&mut shared.detached, true),
+        )
+    };
+    if detached {
+        pr_err!(
+            "{}: clone device {} is detached\n",
+            engine.name,
+            *engine.clone
+        );
+        engine.suspect_unflushed();
+    }
+    if first || detached {
+        engine.mapped_device.raise_event();
     }
 }

@@ -3,127 +3,170 @@
 //! What all the jobs of a target share.
 
 use super::{
-    job::{Flight, Leg},
-    scheduler::Plan,
+    errors::ErrorList,
+    pace::Pace,
+    plan::Plan,
+    pool::{Pipeline, Pool},
+    scheduler,
     slot::Slot,
+    status::Counters,
+    unflushed::Unflushed,
 };
 use crate::{
     abstractions::{
-        bio::{BioSet, SECTOR_SIZE},
-        device_mapper::{Device, DeviceName},
+        device_mapper::{Device, DeviceName, MappedDevice, Suspend},
         ratelimit::RateLimit,
         sync::lock::irq_spinlock::{new_irq_spinlock, IrqSpinLock},
-        workqueue::{enqueue, OwnedQueue},
+        workqueue::{run_after, OwnedQueue, RepeatedItem},
     },
-    mapping::geometry::{Geometry, Range},
+    mapping::{Mapping, Wake},
 };
 use kernel::{
-    new_condvar, pr_warn_once,
+    impl_has_delayed_work, new_condvar, new_delayed_work, new_mutex,
     prelude::*,
     str::CString,
-    sync::{Arc, CondVar},
+    sync::{Arc, CondVar, Mutex},
+    time::{msecs_to_jiffies, Delta, Jiffies},
+    workqueue::{DelayedWork, WorkItem},
 };
 
-/// How many jobs there are, and how large.
+/// What happens when a run can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Pipeline {
-    /// The most jobs in flight.
-    pub(crate) depth: u32,
-    /// The most sectors of a job.
-    pub(crate) batch: u32,
+pub(crate) enum OnReadError {
+    /// Copying pauses.
+    Stop,
+    /// The run is put aside, and the others are copied.
+    Skip,
 }
 
-impl Pipeline {
-    /// The memory that the jobs have, in bytes.
-    pub(crate) fn bytes(self) -> u64 {
-        u64::from(self.depth) * u64::from(self.batch) * SECTOR_SIZE as u64
-    }
+/// What happens when a run can't be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnCloneError {
+    /// No bio goes to the clone until the next `start`.
+    Detach,
+    /// Copying pauses.
+    Stop,
+}
 
-    /// 8 jobs of 1 MiB.
+/// What a target was told once and for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Policy {
+    pub(crate) on_read_error: OnReadError,
+    pub(crate) on_clone_error: OnCloneError,
+    /// Copying starts at the first resume.
+    pub(crate) autostart: bool,
+    /// The most regions that a suspend copies which `finish` has armed.
+    pub(crate) final_regions: u32,
+}
+
+impl Policy {
     pub(crate) const DEFAULT: Self = Self {
-        depth: 8,
-        batch: 2048,
+        on_read_error: OnReadError::Stop,
+        on_clone_error: OnCloneError::Detach,
+        autostart: false,
+        final_regions: 4096,
     };
-    /// The largest `depth`.
-    pub(crate) const MAX_DEPTH: u32 = 256;
-    /// The largest `batch`: 8 MiB.
-    pub(crate) const MAX_BATCH: u32 = 16384;
-    /// What `batch` is a multiple of, whatever the devices' logical blocks are.
-    pub(crate) const BATCH_UNIT: u32 = 8;
 }
 
-/// How far the copy is. Never more is shown as copied than was written.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub(crate) struct Progress {
-    /// Sectors written to the clone.
-    pub(crate) copied: u64,
-    /// Sectors asked for and not dealt with.
-    pub(crate) queued: u64,
-    /// Regions that jobs in flight work on.
-    pub(crate) copying: u64,
-    /// Jobs that could not read.
-    pub(crate) read_errors: u64,
-    /// Jobs that could not write.
-    pub(crate) clone_errors: u64,
-}
-
-/// How a job ended.
-pub(super) enum Outcome {
-    Copied,
-    ReadError,
-    CloneError,
-}
-
-/// Why a range is not copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// The device is suspended.
-    Suspended,
-    /// It is not made of whole logical blocks of both devices.
-    Unaligned,
-    /// Too many ranges wait already.
-    Full,
-}
-
-/// Whether jobs may begin.
+/// Whether jobs may begin, as far as device-mapper is concerned.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Gate {
+pub(super) enum Gate {
     Open,
+    /// The device is suspended, or was never resumed.
     Shut,
+    /// The device is suspended, and the rest is being copied.
+    Final,
 }
 
-struct State {
-    gate: Gate,
-    plan: Plan,
-    /// Has room for all slots; those that are not here are in flight.
-    idle: KVec<Pin<KBox<Slot>>>,
-    /// Those of the jobs in flight, no two of which overlap; has room for all.
-    runs: KVec<Range>,
-    progress: Progress,
+/// What the administrator has said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Run {
+    Idle,
+    Started,
+    Paused,
+}
+
+/// What the engine's lock protects.
+pub(super) struct Shared {
+    pub(super) gate: Gate,
+    pub(super) run: Run,
+    /// Whether the next suspend that flushes copies the rest.
+    pub(super) armed: bool,
+    /// The kind of the last suspend.
+    pub(super) suspend: Suspend,
+    pub(super) pool: Pool,
+    pub(super) plan: Plan,
+    pub(super) pace: Pace,
+    /// The next region of the pass; it is over where there is none.
+    pub(super) cursor: u64,
+    /// Whether a job in flight is not of the idle class.
+    pub(super) urgent_job: bool,
+    pub(super) unflushed: Unflushed,
+    /// Whether a flush is in flight.
+    pub(super) flushing: bool,
+    /// No bio goes to the clone.
+    pub(super) detached: bool,
+    /// Whether the clone could not be flushed since the last `start`.
+    pub(super) flush_failed: bool,
+    /// Whether anything failed since the last `start`.
+    pub(super) failed: bool,
+    pub(super) errors: ErrorList,
+    pub(super) counters: Counters,
 }
 
 /// The copying side of a target.
 ///
-/// The owner ends it with [`Engine::stop`] before it drops its reference: jobs in flight have one
-/// each, and theirs must not be the last, as the engine's queue can't be destroyed by its own work.
+/// The owner ends it with [`Engine::stop`] before it drops its reference: its works have one each,
+/// and theirs must not be the last, as the engine's queue can't be destroyed by its own work.
 ///
-/// Locking: `state` is the only lock; under it only the wait queue's own is taken, and no bio is
-/// submitted. Completions do not take it, but may as they learn to do more.
+/// Locking: `shared` may be taken in any context. Under it only the locks of wait queues and
+/// workqueues are taken, no bio is submitted, and no slot is freed. `tuning` is taken before it.
 #[pin_data]
 pub(crate) struct Engine {
-    name: DeviceName,
-    backing: Device,
-    clone: Device,
-    geometry: Geometry,
-    pipeline: Pipeline,
+    pub(super) name: DeviceName,
+    pub(super) mapped_device: Arc<MappedDevice>,
+    pub(super) backing: Device,
+    pub(super) clone: Device,
+    pub(super) mapping: Arc<Mapping>,
+    pub(super) policy: Policy,
     #[pin]
-    state: IrqSpinLock<State>,
-    /// Signalled when the last slot comes home.
+    pub(super) shared: IrqSpinLock<Shared>,
+    /// Held while slots are allocated for another pipeline.
     #[pin]
-    all_home: CondVar,
+    pub(super) tuning: Mutex<()>,
+    /// Signalled when the last slot comes home, and when copying ends.
+    #[pin]
+    pub(super) ended: CondVar,
     #[pin]
     log: RateLimit,
-    queue: Arc<OwnedQueue>,
+    #[pin]
+    scheduler: DelayedWork<Engine>,
+    pub(super) queue: Arc<OwnedQueue>,
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self> for Engine { self.scheduler }
+}
+
+impl RepeatedItem for Engine {
+    fn queue(&self) -> &OwnedQueue {
+        &self.queue
+    }
+}
+
+impl WorkItem for Engine {
+    type Pointer = Arc<Self>;
+
+    fn run(engine: Arc<Self>) {
+        scheduler::run(&engine);
+    }
+}
+
+/// The devices that an engine works with.
+pub(crate) struct Devices {
+    pub(crate) mapped: Arc<MappedDevice>,
+    pub(crate) backing: Device,
+    pub(crate) clone: Device,
 }
 
 impl Engine {
@@ -133,235 +176,109 @@ impl Engine {
     /// Context: process, may sleep. Errors: `ENOMEM`.
     pub(crate) fn new(
         name: DeviceName,
-        backing: Device,
-        clone: Device,
-        geometry: Geometry,
+        devices: Devices,
+        mapping: Arc<Mapping>,
         pipeline: Pipeline,
+        rate: u32,
+        policy: Policy,
     ) -> Result<Arc<Self>> {
         let queue_name = CString::try_from_fmt(fmt!("clone-rs/{name}"))?;
         let queue = Arc::new(OwnedQueue::new(&queue_name)?, GFP_KERNEL)?;
-        let set = Arc::pin_init(BioSet::new(pipeline.depth), GFP_KERNEL)?;
-        let mut idle = KVec::with_capacity(pipeline.depth as usize, GFP_KERNEL)?;
-        for _ in 0..pipeline.depth {
-            let slot = Slot::new(queue.clone(), set.clone(), pipeline.batch)?;
-            idle.push_within_capacity(slot).map_err(|_| ENOMEM)?;
-        }
-        let state = State {
+        let shared = Shared {
             gate: Gate::Shut,
-            plan: Plan::new(pipeline.depth)?,
-            idle,
-            runs: KVec::with_capacity(pipeline.depth as usize, GFP_KERNEL)?,
-            progress: Progress::default(),
+            run: Run::Idle,
+            armed: false,
+            suspend: Suspend::Flush,
+            pool: Pool::new(pipeline, &queue)?,
+            plan: Plan::new()?,
+            pace: Pace::new(rate),
+            cursor: u64::MAX,
+            urgent_job: false,
+            unflushed: Unflushed::new(mapping.geometry)?,
+            flushing: false,
+            detached: false,
+            flush_failed: false,
+            failed: false,
+            errors: ErrorList::new()?,
+            counters: Counters::default(),
         };
         Arc::pin_init(
             pin_init!(Self {
                 name,
-                backing,
-                clone,
-                geometry,
-                pipeline,
-                state <- new_irq_spinlock!(state, "dm_clone_rs::Engine::state"),
-                all_home <- new_condvar!("dm_clone_rs::Engine::all_home"),
+                mapped_device: devices.mapped,
+                backing: devices.backing,
+                clone: devices.clone,
+                mapping,
+                policy,
+                shared <- new_irq_spinlock!(shared, "dm_clone_rs::Engine::shared"),
+                tuning <- new_mutex!((), "dm_clone_rs::Engine::tuning"),
+                ended <- new_condvar!("dm_clone_rs::Engine::ended"),
                 log <- RateLimit::new(c"dm_clone_rs: copy"),
+                scheduler <- new_delayed_work!("dm_clone_rs::Engine::scheduler"),
                 queue,
             }),
             GFP_KERNEL,
         )
     }
 
-    /// Asks for a range to be copied; it begins at once, behind the ranges that wait already.
-    ///
-    /// Context: process; waits for nothing.
-    pub(crate) fn copy(self: &Arc<Self>, range: Range) -> Result<(), Refused> {
-        if !self.is_aligned(range) {
-            return Err(Refused::Unaligned);
+    /// Has the scheduler look for work. Context: any.
+    pub(crate) fn wake(self: &Arc<Self>) {
+        self.wake_after(0);
+    }
+
+    /// The same, where a change asks for it.
+    #[inline]
+    pub(crate) fn wake_if(self: &Arc<Self>, wake: Wake) {
+        match wake {
+            Wake::Yes => self.wake(),
+            Wake::No => {}
         }
-        {
-            let mut state = self.state.lock();
-            if state.gate == Gate::Shut {
-                return Err(Refused::Suspended);
-            }
-            state.plan.add(range).map_err(|_| Refused::Full)?;
-            state.progress.queued += range.len();
+    }
+
+    /// Has the scheduler look for work later, if nothing wakes it before.
+    pub(super) fn wake_in(self: &Arc<Self>, delay: Delta) {
+        let millis = delay.as_micros_ceil() / 1000 + 1;
+        self.wake_after(msecs_to_jiffies(millis.try_into().unwrap_or(u32::MAX)));
+    }
+
+    fn wake_after(self: &Arc<Self>, delay: Jiffies) {
+        let shared = self.shared.lock();
+        // Under the lock, so that nothing is queued any more once the gate is shut for good.
+        if shared.gate != Gate::Shut {
+            run_after(self, delay);
         }
+    }
+
+    /// Takes a slot back. Context: process.
+    pub(super) fn put_home(self: &Arc<Self>, slot: Pin<KBox<Slot>>) {
+        let mut shared = self.shared.lock();
+        let of_no_use = shared.pool.put(slot);
+        if shared.pool.out() == 0 {
+            self.ended.notify_all();
+        }
+        drop(shared);
+        drop(of_no_use);
         self.wake();
-        Ok(())
     }
 
-    /// Lets jobs begin.
-    pub(crate) fn open(self: &Arc<Self>) {
-        self.state.lock().gate = Gate::Open;
-        self.wake();
-    }
-
-    /// Lets no more jobs begin, and those that have read not write; what waits stays.
-    ///
-    /// Context: process; waits for nothing.
-    pub(crate) fn shut(&self) {
-        self.state.lock().gate = Gate::Shut;
-    }
-
-    /// Whether no jobs may begin, nor go on.
-    pub(super) fn is_shut(&self) -> bool {
-        self.state.lock().gate == Gate::Shut
-    }
-
-    /// Waits for the bios in flight, for as long as the devices need to end them.
-    ///
-    /// Context: process, with the gate shut.
-    pub(crate) fn drain(&self) {
-        let mut state = self.state.lock();
-        while !self.are_all_home(&state) {
-            self.all_home.wait(&mut state);
-        }
-    }
-
-    /// The same, but gives up when a signal comes.
-    pub(crate) fn drain_interruptibly(&self) {
-        let mut state = self.state.lock();
-        while !self.are_all_home(&state) {
-            if self.all_home.wait_interruptible(&mut state) {
-                return;
-            }
-        }
-    }
-
-    fn are_all_home(&self, state: &State) -> bool {
-        state.idle.len() == self.pipeline.depth as usize
-    }
-
-    /// Ends all activity for good. Context: process.
-    pub(crate) fn stop(&self) {
-        self.shut();
-        self.drain();
-        // The slots are home, but their workers may not have returned; each has a reference.
-        self.queue.flush();
-    }
-
-    /// How far the copy is.
-    pub(crate) fn progress(&self) -> Progress {
-        self.state.lock().progress
-    }
-
-    /// How many jobs there are, and how large.
-    pub(crate) fn pipeline(&self) -> Pipeline {
-        self.pipeline
-    }
-
-    pub(super) fn geometry(&self) -> &Geometry {
-        &self.geometry
-    }
-
-    pub(super) fn backing(&self) -> &Device {
-        &self.backing
-    }
-
-    pub(super) fn clone_device(&self) -> &Device {
-        &self.clone
-    }
-
-    /// The mapped device, for the log.
-    pub(super) fn name(&self) -> DeviceName {
-        self.name
+    /// Whether jobs may neither begin nor go on.
+    pub(super) fn is_barred(&self) -> bool {
+        let shared = self.shared.lock();
+        shared.gate == Gate::Shut || shared.detached
     }
 
     /// Whether an error may be logged now.
     pub(super) fn may_log(&self) -> bool {
         self.log.allows()
     }
+}
 
-    /// Takes a slot and a run for it, if there are both and jobs may begin.
-    pub(super) fn take_work(&self) -> Option<(Pin<KBox<Slot>>, Range)> {
-        let mut state = self.state.lock();
-        if state.gate == Gate::Shut || state.idle.is_empty() {
-            return None;
+impl Shared {
+    /// Copying pauses, whatever it did.
+    pub(super) fn pause(&mut self) {
+        if self.run == Run::Started {
+            self.run = Run::Paused;
         }
-        let State {
-            plan,
-            idle,
-            runs,
-            progress,
-            ..
-        } = &mut *state;
-        // Of two writes in flight to one place on the clone, the one with the older data may come
-        // last: a run waits for those that it overlaps, whose end looks for work again.
-        let run = plan.next(self.pipeline.batch.into(), |run| {
-            runs.iter().any(|other| run.overlaps(*other))
-        })?;
-        if runs.push_within_capacity(run).is_err() {
-            pr_warn_once!("more jobs are in flight than there are\n");
-        }
-        progress.copying += self.geometry.regions_of(run);
-        Some((idle.pop()?, run))
-    }
-
-    /// Records the end of a job.
-    pub(super) fn account(&self, run: Range, outcome: Outcome) {
-        let mut state = self.state.lock();
-        self.end_run(&mut state, run);
-        let progress = &mut state.progress;
-        progress.queued = progress.queued.saturating_sub(run.len());
-        match outcome {
-            Outcome::Copied => progress.copied += run.len(),
-            Outcome::ReadError => progress.read_errors += 1,
-            Outcome::CloneError => progress.clone_errors += 1,
-        }
-    }
-
-    /// Puts the run of a job back that may not go on.
-    pub(super) fn put_back(&self, run: Range) {
-        let mut state = self.state.lock();
-        self.end_run(&mut state, run);
-        state.plan.put_back(run);
-    }
-
-    /// The run is in flight no more.
-    fn end_run(&self, state: &mut State, run: Range) {
-        state.runs.retain(|other| *other != run);
-        let copying = &mut state.progress.copying;
-        *copying = copying.saturating_sub(self.geometry.regions_of(run));
-    }
-
-    /// Takes a slot back.
-    pub(super) fn put_home(&self, slot: Pin<KBox<Slot>>) {
-        let mut state = self.state.lock();
-        if state.idle.push_within_capacity(slot).is_err() {
-            pr_warn_once!("more slots came home than there are\n");
-        }
-        if self.are_all_home(&state) {
-            self.all_home.notify_all();
-        }
-    }
-
-    /// Sends an idle slot to the worker if there is something to begin. Without an idle slot there
-    /// is a job in flight, whose end looks for work, too.
-    fn wake(self: &Arc<Self>) {
-        let slot = {
-            let mut state = self.state.lock();
-            if state.gate == Gate::Shut || state.plan.is_empty() {
-                return;
-            }
-            state.idle.pop()
-        };
-        if let Some(mut slot) = slot {
-            slot.as_mut().set_flight(Flight {
-                engine: self.clone(),
-                leg: Leg::Wake,
-                status: None,
-            });
-            enqueue(slot);
-        }
-    }
-
-    /// Whether the range is made of whole logical blocks of both devices.
-    fn is_aligned(&self, range: Range) -> bool {
-        [
-            (&self.backing, self.geometry.backing_sector(range)),
-            (&self.clone, self.geometry.clone_sector(range)),
-        ]
-        .into_iter()
-        .all(|(device, sector)| {
-            device.is_block_multiple(sector) && device.is_block_multiple(range.len())
-        })
+        self.armed = false;
     }
 }

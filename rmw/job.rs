@@ -2,46 +2,102 @@
 
 //! A job, and its way through the stages.
 
-use super::{complete, engine::Engine, scheduler, slot::Slot, write};
+use super::{complete, engine::Engine, flush, modify, read, slot::Slot, write};
 use crate::{
-    abstractions::bio::{self, Status},
-    mapping::geometry::Range,
+    abstractions::bio::{self, Priority, Status},
+    mapping::{geometry::Range, region::Claim},
 };
 use core::marker::PhantomData;
 use kernel::{prelude::*, sync::Arc};
 
-/// The job has a run; its memory holds nothing.
+/// The job has claimed regions; its memory holds nothing.
 pub(super) struct Claimed;
-/// The memory holds what the run has on the backing device.
+/// The memory holds what the piece has on the backing device.
 pub(super) struct Filled;
+/// The memory holds what the piece shall have on the clone.
+pub(super) struct Ready;
 
-/// A copy of one run of sectors.
+/// What a job copies.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    /// The regions, which nobody else copies meanwhile.
+    pub(super) claim: Claim,
+    /// The sectors that are being copied: as many as there is memory for.
+    pub(super) piece: Range,
+    /// Those that are still to be copied after that.
+    pub(super) rest: Option<Range>,
+    pub(super) priority: Priority,
+}
+
+/// A copy of one run of regions, piece by piece.
 pub(super) struct Job<State> {
     pub(super) slot: Pin<KBox<Slot>>,
     pub(super) engine: Arc<Engine>,
-    pub(super) run: Range,
+    pub(super) run: Run,
     _state: PhantomData<State>,
 }
 
 impl Job<Claimed> {
-    /// Submits the slot's bio, which was prepared as a read of the run.
+    /// A job for regions that were claimed.
+    pub(super) fn begin(
+        slot: Pin<KBox<Slot>>,
+        engine: Arc<Engine>,
+        claim: Claim,
+        priority: Priority,
+    ) -> Self {
+        let (piece, rest) = engine
+            .mapping
+            .geometry
+            .sectors(claim.span)
+            .split(slot.sectors());
+        let run = Run {
+            claim,
+            piece,
+            rest,
+            priority,
+        };
+        Self::new(slot, engine, run)
+    }
+
+    /// Submits the slot's bio, which was prepared as a read of the piece.
     pub(super) fn submit_read(self) {
         let run = self.run;
-        self.submit(Leg::Read(run));
+        self.submit(Task::Read(run));
     }
 }
 
 impl Job<Filled> {
-    /// Submits the slot's bio, which was prepared as a write of the run.
+    /// What was read is to be written.
+    pub(super) fn ready(self) -> Job<Ready> {
+        Job::new(self.slot, self.engine, self.run)
+    }
+}
+
+impl Job<Ready> {
+    /// Submits the slot's bio, which was prepared as a write of the piece.
     pub(super) fn submit_write(self) {
         let run = self.run;
-        self.submit(Leg::Write(run));
+        self.submit(Task::Write(run));
+    }
+
+    /// The piece was written: goes on with the next one, if there is one.
+    pub(super) fn next_piece(self) -> Result<Job<Claimed>, Self> {
+        let Some(rest) = self.run.rest else {
+            return Err(self);
+        };
+        let (piece, rest) = rest.split(self.slot.sectors());
+        let run = Run {
+            piece,
+            rest,
+            ..self.run
+        };
+        Ok(Job::new(self.slot, self.engine, run))
     }
 }
 
 impl<State> Job<State> {
     /// A job of that slot and run; the caller knows how far it is.
-    pub(super) fn new(slot: Pin<KBox<Slot>>, engine: Arc<Engine>, run: Range) -> Self {
+    fn new(slot: Pin<KBox<Slot>>, engine: Arc<Engine>, run: Run) -> Self {
         Self {
             slot,
             engine,
@@ -51,30 +107,35 @@ impl<State> Job<State> {
     }
 
     /// Gives the slot to the block layer, with what it takes to make a job of it again.
-    fn submit(mut self, leg: Leg) {
-        self.slot.as_mut().set_flight(Flight {
-            engine: self.engine,
-            leg,
-            status: None,
-        });
-        bio::submit(self.slot);
+    fn submit(self, task: Task) {
+        submit(self.slot, self.engine, task);
     }
 }
 
+/// Submits a slot's bio, which was prepared for a task. Context: process, may wait for a request.
+pub(super) fn submit(mut slot: Pin<KBox<Slot>>, engine: Arc<Engine>, task: Task) {
+    slot.as_mut().set_flight(Flight {
+        engine,
+        task,
+        status: None,
+    });
+    bio::submit(slot);
+}
+
 /// What a slot was sent out for.
-pub(super) enum Leg {
-    /// Only to get a worker that looks for work.
-    Wake,
-    /// To read the run.
-    Read(Range),
-    /// To write the run.
-    Write(Range),
+pub(super) enum Task {
+    /// To read a piece.
+    Read(Run),
+    /// To write a piece.
+    Write(Run),
+    /// To flush the clone.
+    Flush,
 }
 
 /// What a slot takes along where it goes without its job.
 pub(super) struct Flight {
     pub(super) engine: Arc<Engine>,
-    pub(super) leg: Leg,
+    pub(super) task: Task,
     /// Set by the bio's completion.
     pub(super) status: Option<Status>,
 }
@@ -83,25 +144,41 @@ pub(super) struct Flight {
 pub(super) fn go_on(slot: Pin<KBox<Slot>>, flight: Flight) {
     let Flight {
         engine,
-        leg,
+        task,
         status,
     } = flight;
     // A bio that ended has a status; without one it counts as failed.
     let errno = status.map_or(EIO.to_errno(), Status::to_errno);
-    match (leg, errno) {
-        (Leg::Wake, _) => engine.put_home(slot),
-        // A suspend waits: what was read is read again after it.
-        (Leg::Read(run), 0) if engine.is_shut() => {
-            complete::put_back(Job::<Claimed>::new(slot, engine.clone(), run))
+    match (task, errno) {
+        (Task::Read(run), 0) => filled(Job::new(slot, engine, run)),
+        (Task::Read(run), errno) => {
+            complete::read_failed(Job::<Claimed>::new(slot, engine, run), errno);
         }
-        (Leg::Read(run), 0) => write::submit(Job::<Filled>::new(slot, engine.clone(), run)),
-        (Leg::Read(run), errno) => {
-            complete::read_failed(Job::<Claimed>::new(slot, engine.clone(), run), errno);
+        (Task::Write(run), 0) => written(Job::new(slot, engine, run)),
+        (Task::Write(run), errno) => {
+            complete::write_failed(Job::<Ready>::new(slot, engine, run), errno);
         }
-        (Leg::Write(run), 0) => complete::copied(Job::<Filled>::new(slot, engine.clone(), run)),
-        (Leg::Write(run), errno) => {
-            complete::write_failed(Job::<Filled>::new(slot, engine.clone(), run), errno);
-        }
+        (Task::Flush, errno) => flush::ended(slot, engine, errno),
     }
-    scheduler::refill(&engine);
+}
+
+/// The piece was read.
+fn filled(job: Job<Filled>) {
+    // A suspend waits, or the clone is gone: what was read is read again later.
+    if job.engine.is_barred() {
+        return complete::put_back(job);
+    }
+    write::submit(modify::modify(job));
+}
+
+/// The piece was written.
+fn written(job: Job<Ready>) {
+    complete::wrote(&job);
+    if job.engine.is_barred() && job.run.rest.is_some() {
+        return complete::put_back(job);
+    }
+    match job.next_piece() {
+        Ok(job) => read::submit(job),
+        Err(job) => complete::copied(job),
+    }
 }

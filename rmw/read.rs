@@ -8,13 +8,16 @@ use super::{
 };
 use kernel::error::Error;
 
-/// Begins to read the job's run. Context: process, may wait for a request.
+/// Begins to read the job's piece. Context: process, may wait for a request.
 pub(super) fn submit(mut job: Job<Claimed>) {
-    let engine = &job.engine;
-    let sector = engine.geometry().backing_sector(job.run);
+    let run = job.run;
+    let sector = job.engine.mapping.geometry.backing_sector(run.piece);
     let bio = job.slot.as_mut().bio_mut();
-    match bio.prepare_read(engine.backing(), sector, job.run.len()) {
-        Ok(()) => job.submit_read(),
+    match bio.prepare_read(&job.engine.backing, sector, run.piece.len()) {
+        Ok(()) => {
+            bio.set_priority(run.priority);
+            job.submit_read();
+        }
         Err(error) => complete::read_failed(job, Error::to_errno(error)),
     }
 }

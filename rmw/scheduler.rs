@@ -1,142 +1,166 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is copied next.
+//! What is copied next, and when. Runs as the engine's work item, so never twice at a time: regions
+//! are claimed by one only.
 
-use super::{engine::Engine, job::Job, read};
-use crate::{abstractions::block::plugged, mapping::geometry::Range};
-use kernel::{pr_warn_once, prelude::*, sync::Arc};
+use super::{
+    engine::{Engine, Gate, Run, Shared},
+    flush,
+    job::{Claimed, Job},
+    plan::Search,
+    read,
+};
+use crate::abstractions::{bio::Priority, block::plugged};
+use kernel::{prelude::*, sync::Arc, time::Delta};
 
-/// The most ranges that may be asked for at a time.
-pub(super) const MAX_RANGES: usize = 64;
-
-/// Ranges that wait to be copied, first come, first served.
-///
-/// # Invariants
-///
-/// `ranges` has room for [`MAX_RANGES`] and for a run of each job, so that nothing is allocated
-/// after `new`.
-pub(super) struct Plan {
-    ranges: KVec<Range>,
+/// What there is to do.
+enum Next {
+    /// A job begins.
+    Job(Job<Claimed>),
+    /// Nothing before that time has passed.
+    Wait(Delta),
+    /// Nothing until something ends, or is said.
+    Nothing,
 }
 
-impl Plan {
-    /// Allocates an empty plan for `jobs` jobs. Errors: `ENOMEM`.
-    pub(super) fn new(jobs: u32) -> Result<Self> {
-        // INVARIANT: With that capacity.
-        Ok(Self {
-            ranges: KVec::with_capacity(MAX_RANGES + jobs as usize, GFP_KERNEL)?,
-        })
-    }
-
-    /// Adds a range. Errors: `EBUSY` where too many wait already.
-    pub(super) fn add(&mut self, range: Range) -> Result {
-        if self.ranges.len() >= MAX_RANGES {
-            return Err(EBUSY);
-        }
-        self.ranges.push_within_capacity(range).map_err(|_| EBUSY)
-    }
-
-    /// Puts a run back that was taken, before all others.
-    pub(super) fn put_back(&mut self, run: Range) {
-        if self.ranges.insert_within_capacity(0, run).is_err() {
-            pr_warn_once!("there is no room for a run that was put back\n");
-        }
-    }
-
-    /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
-    }
-
-    /// Takes the next run of at most `batch` sectors, unless it `must_wait`. Ranges and `batch` are
-    /// made of whole logical blocks of both devices, so a run is, too.
-    pub(super) fn next(&mut self, batch: u64, must_wait: impl Fn(Range) -> bool) -> Option<Range> {
-        let first = self.ranges.first_mut()?;
-        let (run, rest) = first.split(batch);
-        if must_wait(run) {
-            return None;
-        }
-        match rest {
-            Some(rest) => *first = rest,
-            None => {
-                let _ = self.ranges.remove(0);
-            }
-        }
-        Some(run)
-    }
-}
-
-/// Gives every idle slot a run, and starts reading. Context: process, may wait for a request.
-pub(super) fn refill(engine: &Arc<Engine>) {
-    plugged(|| {
-        while let Some((slot, run)) = engine.take_work() {
-            read::submit(Job::new(slot, engine.clone(), run));
+/// Begins all jobs that may begin, flushes the clone where that is due. Context: the engine's worker.
+pub(super) fn run(engine: &Arc<Engine>) {
+    let most = jobs_at_once(engine);
+    let wait = plugged(|| loop {
+        match next(engine, most) {
+            Next::Job(job) => read::submit(job),
+            Next::Wait(delay) => return Some(delay),
+            Next::Nothing => return None,
         }
     });
+    flush::consider(engine);
+    if let Some(delay) = wait {
+        engine.wake_in(delay);
+    }
 }
 
-#[kunit_tests(clone_rs_scheduler)]
-mod tests {
-    use super::*;
-    use crate::mapping::geometry::Geometry;
-
-    fn range(start: u64, len: u64) -> Result<Range> {
-        Geometry::new(0, 1 << 20, 0, 0, 8)
-            .map_err(|_| EINVAL)?
-            .range(start, len)
-            .ok_or(EINVAL)
+/// How many jobs may be in flight: a quarter of `depth`, and at least one, while users wait for bios
+/// of the mapped device.
+fn jobs_at_once(engine: &Engine) -> u32 {
+    let (depth, last) = {
+        let shared = engine.shared.lock();
+        (shared.pool.pipeline().depth, shared.gate == Gate::Final)
+    };
+    if last || engine.mapped_device.bios_in_flight() == 0 {
+        depth
+    } else {
+        (depth / 4).max(1)
     }
+}
 
-    #[test]
-    fn runs_are_cut_from_the_ranges_in_order() -> Result {
-        let mut plan = Plan::new(2)?;
-        assert!(plan.is_empty());
-        plan.add(range(100, 20)?)?;
-        plan.add(range(0, 8)?)?;
-        assert_eq!(plan.next(8, |_| false), Some(range(100, 8)?));
-        assert_eq!(plan.next(8, |_| false), Some(range(108, 8)?));
-        assert_eq!(plan.next(8, |_| false), Some(range(116, 4)?));
-        assert!(!plan.is_empty());
-        assert_eq!(plan.next(8, |_| false), Some(range(0, 8)?));
-        assert_eq!(plan.next(8, |_| false), None);
-        assert!(plan.is_empty());
-        Ok(())
-    }
-
-    #[test]
-    fn a_full_plan_refuses_and_keeps_what_it_has() -> Result {
-        let mut plan = Plan::new(2)?;
-        for i in 0..MAX_RANGES as u64 {
-            plan.add(range(i * 8, 8)?)?;
+fn next(engine: &Arc<Engine>, most: u32) -> Next {
+    loop {
+        let mut shared = engine.shared.lock();
+        if shared.gate == Gate::Shut || shared.detached || shared.pool.out() >= most {
+            return Next::Nothing;
         }
-        assert!(plan.add(range(0, 8)?).is_err());
-        for i in 0..MAX_RANGES as u64 {
-            assert_eq!(plan.next(2048, |_| false), Some(range(i * 8, 8)?));
+        let search = match search(engine, &mut shared) {
+            Ok(search) => search,
+            Err(next) => return next,
+        };
+        let (from, end) = search.bounds();
+        let Some(slot) = shared.pool.take() else {
+            return Next::Nothing;
+        };
+        let regions =
+            shared.pace.most(shared.pool.pipeline().batch) / engine.mapping.geometry.region_size();
+        // The map is looked through without the lock: it may be large.
+        drop(shared);
+        let found = engine.mapping.claim(from, end, regions.max(1));
+
+        let mut shared = engine.shared.lock();
+        let (claim, to) = match found {
+            None => (None, end),
+            // A discard is in flight there: its end wakes us.
+            Some(Err(claim)) => (None, claim.span.end()),
+            Some(Ok(claim)) => (Some(claim), claim.span.end()),
+        };
+        search.advance(&mut shared, to);
+        let Some(claim) = claim else {
+            let of_no_use = shared.pool.put(slot);
+            drop(shared);
+            drop(of_no_use);
+            continue;
+        };
+        let now = shared.pace.now();
+        let sectors = engine.mapping.geometry.sectors(claim.span).len();
+        shared.pace.job(now, sectors);
+        let priority = priority(&mut shared);
+        drop(shared);
+        return Next::Job(Job::begin(slot, engine.clone(), claim, priority));
+    }
+}
+
+/// Where the next regions are looked for.
+#[derive(Clone, Copy)]
+enum Where {
+    /// In what `copy` messages have asked for.
+    Plan(Search, u64, u64),
+    /// In the rest of the pass.
+    Pass(u64, u64),
+}
+
+impl Where {
+    fn bounds(self) -> (u64, u64) {
+        match self {
+            Self::Plan(_, from, end) | Self::Pass(from, end) => (from, end),
         }
-        assert!(plan.is_empty());
-        Ok(())
     }
 
-    #[test]
-    fn a_run_that_must_wait_stays_first() -> Result {
-        let mut plan = Plan::new(2)?;
-        plan.add(range(0, 16)?)?;
-        assert_eq!(plan.next(8, |run| run.start() == 0), None);
-        assert_eq!(plan.next(8, |_| false), Some(range(0, 8)?));
-        Ok(())
-    }
-
-    #[test]
-    fn what_is_put_back_comes_first_also_where_the_plan_is_full() -> Result {
-        let mut plan = Plan::new(2)?;
-        for i in 0..MAX_RANGES as u64 {
-            plan.add(range(i * 8, 8)?)?;
+    /// All up to `to` was looked at.
+    fn advance(self, shared: &mut Shared, to: u64) {
+        match self {
+            Self::Plan(search, ..) => shared.plan.advance(search, to),
+            Self::Pass(..) => shared.cursor = to,
         }
-        plan.put_back(range(800, 8)?);
-        plan.put_back(range(808, 8)?);
-        assert_eq!(plan.next(8, |_| false), Some(range(808, 8)?));
-        assert_eq!(plan.next(8, |_| false), Some(range(800, 8)?));
-        assert_eq!(plan.next(8, |_| false), Some(range(0, 8)?));
-        Ok(())
+    }
+}
+
+/// Decides where to look, or that this has to wait.
+fn search(engine: &Engine, shared: &mut Shared) -> Result<Where, Next> {
+    let jobs = shared.pool.out() > 0;
+    let now = shared.pace.now();
+    let last = shared.gate == Gate::Final;
+    let place = match shared.plan.search(jobs) {
+        search @ Search::Look(from, end) => Where::Plan(search, from, end),
+        Search::Wait => return Err(Next::Nothing),
+        Search::Empty => {
+            if shared.run != Run::Started {
+                return Err(Next::Nothing);
+            }
+            let regions = engine.mapping.geometry.regions();
+            if shared.cursor >= regions {
+                let counts = engine.mapping.regions.counts();
+                if counts.dirty <= counts.aside {
+                    return Err(Next::Nothing);
+                }
+                if let Some(delay) = shared.pace.pass_in(now).filter(|_| !last) {
+                    return Err(Next::Wait(delay));
+                }
+                shared.pace.pass(now);
+                shared.cursor = 0;
+            }
+            Where::Pass(shared.cursor, regions)
+        }
+    };
+    match shared.pace.job_in(now).filter(|_| !last) {
+        Some(delay) => Err(Next::Wait(delay)),
+        None => Ok(place),
+    }
+}
+
+/// One job at a time is as urgent as a user's I/O, so that copying goes on where the idle class is
+/// served after all others only (mq-deadline: after ten seconds). All are when a suspend waits.
+fn priority(shared: &mut Shared) -> Priority {
+    let first = !core::mem::replace(&mut shared.urgent_job, true);
+    if first || shared.gate == Gate::Final {
+        Priority::BestEffort
+    } else {
+        Priority::Idle
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Slot {
     work: Work<Slot>,
     /// Keeps the queue alive until the work has run.
     queue: Arc<OwnedQueue>,
+    /// The `batch` that it was made for.
+    batch: u32,
     bio: BufferedBio,
     /// What the worker has to do; `None` while a [`job::Job`] or the engine has the slot.
     flight: Option<Flight>,
@@ -45,11 +47,22 @@ impl Slot {
             pin_init!(Self {
                 work <- new_work!("dm_clone_rs::Slot::work"),
                 queue,
+                batch,
                 bio,
                 flight: None,
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// The `batch` that it was made for.
+    pub(super) fn batch(&self) -> u32 {
+        self.batch
+    }
+
+    /// How many sectors its memory holds.
+    pub(super) fn sectors(&self) -> u64 {
+        self.batch.into()
     }
 
     /// The bio, to be prepared.

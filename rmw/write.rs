@@ -4,17 +4,20 @@
 
 use super::{
     complete,
-    job::{Filled, Job},
+    job::{Job, Ready},
 };
 use kernel::error::Error;
 
-/// Begins to write the job's run. Context: process, may wait for a request.
-pub(super) fn submit(mut job: Job<Filled>) {
-    let engine = &job.engine;
-    let sector = engine.geometry().clone_sector(job.run);
+/// Begins to write the job's piece. Context: process, may wait for a request.
+pub(super) fn submit(mut job: Job<Ready>) {
+    let run = job.run;
+    let sector = job.engine.mapping.geometry.clone_sector(run.piece);
     let bio = job.slot.as_mut().bio_mut();
-    match bio.prepare_write(engine.clone_device(), sector, job.run.len()) {
-        Ok(()) => job.submit_write(),
+    match bio.prepare_write(&job.engine.clone, sector, run.piece.len()) {
+        Ok(()) => {
+            bio.set_priority(run.priority);
+            job.submit_write();
+        }
         Err(error) => complete::write_failed(job, Error::to_errno(error)),
     }
 }

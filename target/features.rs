@@ -5,7 +5,7 @@
 use super::args::{parse_number, Refusal, Word};
 use crate::{
     mapping::geometry::{default_region_size, Geometry, MAX_REGION_SIZE, MIN_REGION_SIZE},
-    rmw::Pipeline,
+    rmw::{OnCloneError, OnReadError, Pipeline, Policy},
 };
 use kernel::{c_str, fmt, prelude::*};
 
@@ -88,6 +88,10 @@ pub(super) struct Options {
     /// `None` where it is the default.
     pub(super) region_size: Option<u64>,
     pub(super) pipeline: Pipeline,
+    /// KiB a second, 0 for no bound.
+    pub(super) rate: u32,
+    pub(super) strict_discard: bool,
+    pub(super) policy: Policy,
     /// Whether the mode was given. Its default is a mode that does not exist yet.
     mode_given: bool,
 }
@@ -96,39 +100,87 @@ impl Options {
     const DEFAULT: Self = Self {
         region_size: None,
         pipeline: Pipeline::DEFAULT,
+        rate: 0,
+        strict_discard: false,
+        policy: Policy::DEFAULT,
         mode_given: false,
     };
 
-    /// What a running target works with.
-    pub(super) fn in_force(geometry: &Geometry, pipeline: Pipeline) -> Self {
+    /// What a running target works with, which was loaded with these options: `region_size` is set
+    /// where it is not the default.
+    pub(super) fn in_force(self, geometry: &Geometry, pipeline: Pipeline, rate: u32) -> Self {
         let size = geometry.region_size();
         Self {
             region_size: (size != default_region_size(geometry.len())).then_some(size),
             pipeline,
-            mode_given: true,
+            rate,
+            ..self
         }
     }
 
     /// Writes the count and those that are not defaults, so that the line loads again.
     pub(super) fn write(&self, text: &mut impl fmt::Write) -> fmt::Result {
-        let pipeline = self.pipeline;
-        let depth = (pipeline.depth != Pipeline::DEFAULT.depth).then_some(pipeline.depth);
-        let batch = (pipeline.batch != Pipeline::DEFAULT.batch).then_some(pipeline.batch);
-        let pairs = usize::from(self.region_size.is_some())
-            + 1
-            + usize::from(depth.is_some())
-            + usize::from(batch.is_some());
+        let default = Self::DEFAULT;
+        let Pipeline { depth, batch } = self.pipeline;
+        let policy = self.policy;
+        let number = |is_default: bool, value: u64| (!is_default).then_some(Value::Number(value));
+        let flag = |given: bool| given.then_some(Value::None);
+        let written = [
+            (Feature::RegionSize, self.region_size.map(Value::Number)),
+            (Feature::Mode, Some(Value::Word("track"))),
+            (Feature::Autostart, flag(policy.autostart)),
+            (
+                Feature::Depth,
+                number(depth == default.pipeline.depth, depth.into()),
+            ),
+            (
+                Feature::Batch,
+                number(batch == default.pipeline.batch, batch.into()),
+            ),
+            (
+                Feature::Rate,
+                number(self.rate == default.rate, self.rate.into()),
+            ),
+            (Feature::StrictDiscard, flag(self.strict_discard)),
+            (
+                Feature::OnReadError,
+                match policy.on_read_error {
+                    OnReadError::Stop => None,
+                    OnReadError::Skip => Some(Value::Word("skip")),
+                },
+            ),
+            (
+                Feature::OnCloneError,
+                match policy.on_clone_error {
+                    OnCloneError::Detach => None,
+                    OnCloneError::Stop => Some(Value::Word("stop")),
+                },
+            ),
+            (
+                Feature::Final,
+                number(
+                    policy.final_regions == default.policy.final_regions,
+                    policy.final_regions.into(),
+                ),
+            ),
+        ];
+        let written = || {
+            written
+                .iter()
+                .filter_map(|(feature, value)| Some((feature, (*value)?)))
+        };
 
-        write!(text, " {}", pairs * 2)?;
-        if let Some(size) = self.region_size {
-            write!(text, " region_size {size}")?;
-        }
-        write!(text, " mode track")?;
-        if let Some(depth) = depth {
-            write!(text, " depth {depth}")?;
-        }
-        if let Some(batch) = batch {
-            write!(text, " batch {batch}")?;
+        let words: usize = written()
+            .map(|(feature, _)| 1 + usize::from(feature.has_value()))
+            .sum();
+        write!(text, " {words}")?;
+        for (feature, value) in written() {
+            write!(text, " {}", feature.name())?;
+            match value {
+                Value::None => {}
+                Value::Word(word) => write!(text, " {word}")?,
+                Value::Number(number) => write!(text, " {number}")?,
+            }
         }
         Ok(())
     }
@@ -141,26 +193,37 @@ impl Options {
                 mode(value)?;
                 self.mode_given = true;
             }
-            Feature::Depth => {
-                self.pipeline.depth = bounded(value, 1, Pipeline::MAX_DEPTH, 1)
-                    .ok_or(Refusal::new(c"depth must be from 1 to 256", value))?;
+            Feature::Depth => self.pipeline.depth = depth(value)?,
+            Feature::Batch => self.pipeline.batch = batch(value)?,
+            Feature::Rate => self.rate = rate(value)?,
+            Feature::Autostart => self.policy.autostart = true,
+            Feature::StrictDiscard => self.strict_discard = true,
+            Feature::OnReadError => {
+                self.policy.on_read_error = match which(value, &["stop", "skip"]) {
+                    Some(0) => OnReadError::Stop,
+                    Some(_) => OnReadError::Skip,
+                    None => return Err(Refusal::new(c"on_read_error must be stop or skip", value)),
+                };
             }
-            Feature::Batch => {
-                let unit = Pipeline::BATCH_UNIT;
-                self.pipeline.batch = bounded(value, unit, Pipeline::MAX_BATCH, unit).ok_or(
-                    Refusal::new(c"batch must be a multiple of 8 from 8 to 16384", value),
-                )?;
+            Feature::OnCloneError => {
+                self.policy.on_clone_error = match which(value, &["detach", "stop"]) {
+                    Some(0) => OnCloneError::Detach,
+                    Some(_) => OnCloneError::Stop,
+                    None => {
+                        return Err(Refusal::new(
+                            c"on_clone_error must be detach or stop",
+                            value,
+                        ))
+                    }
+                };
             }
-            Feature::Autostart
-            | Feature::Rate
-            | Feature::Sparse
-            | Feature::Delta
-            | Feature::StrictDiscard
-            | Feature::Stable
-            | Feature::OnReadError
-            | Feature::OnCloneError
-            | Feature::Final
-            | Feature::Metadata => {
+            Feature::Final => {
+                self.policy.final_regions = bounded(value, 0, u32::MAX, 1).ok_or(Refusal::new(
+                    c"final must be a number of regions below 2^32",
+                    value,
+                ))?;
+            }
+            Feature::Sparse | Feature::Delta | Feature::Stable | Feature::Metadata => {
                 return Err(Refusal::new(
                     feature.unsupported(),
                     feature.name().as_bytes(),
@@ -169,6 +232,44 @@ impl Options {
         }
         Ok(())
     }
+}
+
+/// What is written after a feature's name.
+#[derive(Clone, Copy)]
+enum Value {
+    None,
+    Word(&'static str),
+    Number(u64),
+}
+
+/// Which of some words it is, without regard to case.
+fn which(value: Word<'_>, words: &[&str]) -> Option<usize> {
+    words
+        .iter()
+        .position(|word| value.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+/// What `depth` may be, in a table line and in a message.
+pub(super) fn depth(value: Word<'_>) -> Result<u32, Refusal<'_>> {
+    bounded(value, 1, Pipeline::MAX_DEPTH, 1)
+        .ok_or(Refusal::new(c"depth must be from 1 to 256", value))
+}
+
+/// What `batch` may be.
+pub(super) fn batch(value: Word<'_>) -> Result<u32, Refusal<'_>> {
+    let unit = Pipeline::BATCH_UNIT;
+    bounded(value, unit, Pipeline::MAX_BATCH, unit).ok_or(Refusal::new(
+        c"batch must be a multiple of 8 from 8 to 16384",
+        value,
+    ))
+}
+
+/// What `rate` may be.
+pub(super) fn rate(value: Word<'_>) -> Result<u32, Refusal<'_>> {
+    bounded(value, 0, u32::MAX, 1).ok_or(Refusal::new(
+        c"rate must be a number of KiB a second below 2^32",
+        value,
+    ))
 }
 
 fn bounded(value: Word<'_>, min: u32, max: u32, unit: u32) -> Option<u32> {
@@ -189,18 +290,14 @@ fn region_size(value: Word<'_>) -> Result<u64, Refusal<'_>> {
 }
 
 fn mode(value: Word<'_>) -> Result<(), Refusal<'_>> {
-    let is = |name: &str| value.eq_ignore_ascii_case(name.as_bytes());
-    if is("track") {
-        Ok(())
-    } else if is("mirror") {
-        Err(Refusal::new(c"Mode mirror is not supported yet", value))
-    } else if is("snapshot") {
-        Err(Refusal::new(c"Mode snapshot is not supported yet", value))
-    } else {
-        Err(Refusal::new(
+    match which(value, &["track", "mirror", "snapshot"]) {
+        Some(0) => Ok(()),
+        Some(1) => Err(Refusal::new(c"Mode mirror is not supported yet", value)),
+        Some(_) => Err(Refusal::new(c"Mode snapshot is not supported yet", value)),
+        None => Err(Refusal::new(
             c"mode must be track, mirror or snapshot",
             value,
-        ))
+        )),
     }
 }
 
@@ -287,6 +384,7 @@ mod tests {
                     batch: 64
                 },
                 mode_given: true,
+                ..Options::DEFAULT
             })
         );
     }
@@ -335,6 +433,24 @@ mod tests {
                 c"depth must be from 1 to 256"
             ));
         }
+        for value in [c"", c"-1", c"4294967296"] {
+            assert!(refused(
+                &[c"2", c"rate", value],
+                c"rate must be a number of KiB a second below 2^32"
+            ));
+            assert!(refused(
+                &[c"2", c"final", value],
+                c"final must be a number of regions below 2^32"
+            ));
+        }
+        assert!(refused(
+            &[c"2", c"on_read_error", c"detach"],
+            c"on_read_error must be stop or skip"
+        ));
+        assert!(refused(
+            &[c"2", c"on_clone_error", c"skip"],
+            c"on_clone_error must be detach or stop"
+        ));
         for value in [c"0", c"4", c"12", c"16392"] {
             assert!(refused(
                 &[c"2", c"batch", value],
@@ -358,29 +474,65 @@ mod tests {
             c"Feature sparse is not supported yet"
         ));
         assert!(refused(
-            &[c"2", c"rate", c"100"],
-            c"Feature rate is not supported yet"
+            &[c"2", c"metadata", c"/dev/a"],
+            c"Feature metadata is not supported yet"
         ));
+    }
+
+    fn written(options: Options) -> Result<CString> {
+        struct Shown(Options);
+        impl fmt::Display for Shown {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.write(f)
+            }
+        }
+        CString::try_from_fmt(fmt!("{}", Shown(options)))
     }
 
     #[test]
     fn defaults_are_not_written() -> Result {
         let geometry = |size| Geometry::new(0, 1000, 0, 0, size).map_err(|_| EINVAL);
-        let written = |options: Options| -> Result<CString> {
-            struct Shown(Options);
-            impl fmt::Display for Shown {
-                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    self.0.write(f)
-                }
-            }
-            CString::try_from_fmt(fmt!("{}", Shown(options)))
-        };
-        let options = Options::in_force(&geometry(128)?, Pipeline::DEFAULT);
-        assert_eq!(written(options)?.to_bytes(), b" 2 mode track");
-        let options = Options::in_force(&geometry(8)?, Pipeline { depth: 1, batch: 8 });
+        let options = Options::DEFAULT;
+        assert_eq!(
+            written(options.in_force(&geometry(128)?, Pipeline::DEFAULT, 0))?.to_bytes(),
+            b" 2 mode track"
+        );
+        let pipeline = Pipeline { depth: 1, batch: 8 };
+        assert_eq!(
+            written(options.in_force(&geometry(8)?, pipeline, 7))?.to_bytes(),
+            b" 10 region_size 8 mode track depth 1 batch 8 rate 7"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() -> Result {
+        let words = [
+            c"18",
+            c"region_size",
+            c"8",
+            c"mode",
+            c"track",
+            c"autostart",
+            c"depth",
+            c"2",
+            c"batch",
+            c"64",
+            c"rate",
+            c"100",
+            c"strict_discard",
+            c"on_read_error",
+            c"skip",
+            c"on_clone_error",
+            c"stop",
+            c"final",
+            c"0",
+        ];
+        let options = features(&words).map_err(|_| EINVAL)?;
         assert_eq!(
             written(options)?.to_bytes(),
-            b" 8 region_size 8 mode track depth 1 batch 8"
+            b" 18 region_size 8 mode track autostart depth 2 batch 64 rate 100 strict_discard \
+              on_read_error skip on_clone_error stop final 0"
         );
         Ok(())
     }

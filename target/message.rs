@@ -4,19 +4,29 @@
 
 use super::{
     args::{parse_number, printable, Word},
-    CloneTarget,
+    features, CloneTarget,
 };
-use crate::{abstractions::device_mapper::Args, rmw};
+use crate::{
+    abstractions::device_mapper::{Args, Reply},
+    rmw::{self, Pipeline},
+};
 use kernel::{
     fmt,
     prelude::*, //
 };
 
-/// A message.
+/// A message. Ranges count from the target's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Message {
-    /// `copy <sector> <count>`, counted from the target's start.
+    Start,
+    Pause,
+    Finish,
     Copy { start: u64, count: u64 },
+    Skip { start: u64, count: u64 },
+    Depth(u32),
+    Batch(u32),
+    Rate(u32),
+    Errors,
 }
 
 /// Why a message is refused; nothing was changed.
@@ -25,7 +35,12 @@ pub(super) enum Refusal<'a> {
     Unknown(Word<'a>),
     WordCount(Word<'a>),
     NotANumber(Word<'a>),
-    OutsideTarget { start: u64, count: u64 },
+    /// The value of a tunable, and what it must be.
+    Value(&'static CStr, Word<'a>),
+    OutsideTarget {
+        start: u64,
+        count: u64,
+    },
     Engine(rmw::Refused),
 }
 
@@ -36,67 +51,126 @@ impl Refusal<'_> {
             Self::Unknown(_)
             | Self::WordCount(_)
             | Self::NotANumber(_)
+            | Self::Value(..)
             | Self::OutsideTarget { .. }
-            | Self::Engine(rmw::Refused::Unaligned) => EINVAL,
+            | Self::Engine(rmw::Refused::NotStarted) => EINVAL,
             Self::Engine(rmw::Refused::Suspended | rmw::Refused::Full) => EBUSY,
+            Self::Engine(rmw::Refused::NoMemory) => ENOMEM,
         }
     }
 }
 
 impl fmt::Display for Refusal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown(word) => f.write_fmt(fmt!("there is no message {}", printable(word))),
-            Self::WordCount(word) => {
-                f.write_fmt(fmt!("{} has a wrong number of arguments", printable(word)))
+        let text = match self {
+            Self::Unknown(word) => {
+                return f.write_fmt(fmt!("there is no message {}", printable(word)))
             }
-            Self::NotANumber(word) => f.write_fmt(fmt!("{} is not a number", printable(word))),
+            Self::WordCount(word) => {
+                return f.write_fmt(fmt!("{} has a wrong number of arguments", printable(word)))
+            }
+            Self::NotANumber(word) => {
+                return f.write_fmt(fmt!("{} is not a number", printable(word)))
+            }
+            Self::Value(text, word) => return f.write_fmt(fmt!("{}: {}", text, printable(word))),
             Self::OutsideTarget { start, count } => {
-                write!(
+                return write!(
                     f,
                     "{count} sectors at sector {start} are not a range of the target"
                 )
             }
-            Self::Engine(rmw::Refused::Suspended) => write!(f, "the device is suspended"),
-            Self::Engine(rmw::Refused::Unaligned) => {
-                write!(
-                    f,
-                    "the range is not made of whole logical blocks of both devices"
-                )
-            }
-            Self::Engine(rmw::Refused::Full) => write!(f, "too many ranges wait to be copied"),
-        }
+            Self::Engine(rmw::Refused::Suspended) => "the device is suspended",
+            Self::Engine(rmw::Refused::Full) => "too many ranges wait to be copied",
+            Self::Engine(rmw::Refused::NotStarted) => "nothing was started that could be finished",
+            Self::Engine(rmw::Refused::NoMemory) => "there is no memory for it",
+        };
+        f.write_str(text)
     }
 }
 
 /// Does what a message says. Context: process.
-pub(super) fn handle<'a>(target: &CloneTarget, args: Args<'a>) -> Result<(), Refusal<'a>> {
+pub(super) fn handle<'a>(
+    target: &CloneTarget,
+    args: Args<'a>,
+) -> Result<Reply<CloneTarget>, Refusal<'a>> {
+    let engine = &target.engine;
+    let range = |start, count| {
+        (target.mapping.geometry)
+            .range(start, count)
+            .ok_or(Refusal::OutsideTarget { start, count })
+    };
     match parse(args.iter().map(CStr::to_bytes))? {
-        Message::Copy { start, count } => {
-            let range = target
-                .geometry
-                .range(start, count)
-                .ok_or(Refusal::OutsideTarget { start, count })?;
-            target.engine.copy(range).map_err(Refusal::Engine)
+        Message::Start => Ok(engine.start()),
+        Message::Pause => Ok(engine.pause()),
+        Message::Finish => engine.finish(),
+        Message::Copy { start, count } => engine.copy(range(start, count)?),
+        Message::Skip { start, count } => engine.skip(range(start, count)?),
+        Message::Depth(depth) => engine.tune(|pipeline| Pipeline { depth, ..pipeline }),
+        Message::Batch(batch) => {
+            target
+                .check_batch(batch)
+                .map_err(|text| Refusal::Value(text, b"batch"))?;
+            engine.tune(|pipeline| Pipeline { batch, ..pipeline })
+        }
+        Message::Rate(rate) => Ok(engine.set_rate(rate)),
+        Message::Errors => {
+            return Ok(Reply::Answer(|target, text| {
+                target.engine.write_errors(text)
+            }))
         }
     }
+    .map(|()| Reply::Done)
+    .map_err(Refusal::Engine)
 }
 
 fn parse<'a>(mut words: impl Iterator<Item = Word<'a>>) -> Result<Message, Refusal<'a>> {
     let name = words.next().unwrap_or_default();
     let arguments = [words.next(), words.next(), words.next()];
-    if !name.eq_ignore_ascii_case(b"copy") {
-        return Err(Refusal::Unknown(name));
-    }
-    let [Some(start), Some(count), None] = arguments else {
-        return Err(Refusal::WordCount(name));
+    let count = Refusal::WordCount(name);
+    let none = |message| match arguments {
+        [None, ..] => Ok(message),
+        _ => Err(count),
     };
-    let number = |word| parse_number(word).ok_or(Refusal::NotANumber(word));
-    Ok(Message::Copy {
-        start: number(start)?,
-        count: number(count)?,
-    })
+    let one = |message: fn(u32) -> Message, read: ReadValue<'a>| match arguments {
+        [Some(value), None, _] => match read(value) {
+            Ok(value) => Ok(message(value)),
+            Err(refusal) => Err(Refusal::Value(refusal.error.text, value)),
+        },
+        _ => Err(count),
+    };
+    let range = |message: fn(u64, u64) -> Message| match arguments {
+        [Some(start), Some(length), None] => {
+            let number = |word| parse_number(word).ok_or(Refusal::NotANumber(word));
+            Ok(message(number(start)?, number(length)?))
+        }
+        _ => Err(count),
+    };
+    let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
+    if is(b"start") {
+        none(Message::Start)
+    } else if is(b"pause") {
+        none(Message::Pause)
+    } else if is(b"finish") {
+        none(Message::Finish)
+    } else if is(b"copy") {
+        range(|start, count| Message::Copy { start, count })
+    } else if is(b"skip") {
+        range(|start, count| Message::Skip { start, count })
+    } else if is(b"depth") {
+        one(Message::Depth, features::depth)
+    } else if is(b"batch") {
+        one(Message::Batch, features::batch)
+    } else if is(b"rate") {
+        one(Message::Rate, features::rate)
+    } else if is(b"errors") {
+        none(Message::Errors)
+    } else {
+        Err(Refusal::Unknown(name))
+    }
 }
+
+/// Reads the value of a tunable.
+type ReadValue<'a> = fn(Word<'a>) -> Result<u32, super::args::Refusal<'a>>;
 
 #[kunit_tests(clone_rs_message)]
 mod tests {
@@ -117,11 +191,49 @@ mod tests {
     }
 
     #[test]
+    fn names_are_read_without_regard_to_case() {
+        for (line, message) in [
+            ("start", Message::Start),
+            ("START", Message::Start),
+            ("pause", Message::Pause),
+            ("Finish", Message::Finish),
+            ("skip 0 8", Message::Skip { start: 0, count: 8 }),
+            ("depth 4", Message::Depth(4)),
+            ("batch 16", Message::Batch(16)),
+            ("rate 0", Message::Rate(0)),
+            ("errors", Message::Errors),
+        ] {
+            assert_eq!(parse(words(line)), Ok(message));
+        }
+    }
+
+    #[test]
     fn what_is_no_message_is_refused() {
-        for line in ["", "start", "cop 8 16", "copyy 8 16", "8 16"] {
+        for line in [
+            "",
+            "begin",
+            "cop 8 16",
+            "copyy 8 16",
+            "8 16",
+            "mode mirror",
+            "verify",
+        ] {
             assert!(matches!(parse(words(line)), Err(Refusal::Unknown(_))));
         }
-        for line in ["copy", "copy 8", "copy 8 16 24", "copy 8 16 24 32"] {
+        for line in [
+            "copy",
+            "copy 8",
+            "copy 8 16 24",
+            "copy 8 16 24 32",
+            "skip 8",
+            "start now",
+            "pause 1",
+            "finish 1",
+            "errors 1",
+            "depth",
+            "batch 8 8",
+            "rate",
+        ] {
             assert!(matches!(parse(words(line)), Err(Refusal::WordCount(_))));
         }
         for line in [
@@ -130,8 +242,19 @@ mod tests {
             "copy 8 18446744073709551616",
             "copy 8 ",
             "copy +8 1",
+            "skip 8 x",
         ] {
             assert!(matches!(parse(words(line)), Err(Refusal::NotANumber(_))));
+        }
+        for line in [
+            "depth 0",
+            "depth 257",
+            "batch 12",
+            "batch x",
+            "rate -1",
+            "rate 4294967296",
+        ] {
+            assert!(matches!(parse(words(line)), Err(Refusal::Value(..))));
         }
     }
 }

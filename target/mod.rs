@@ -13,27 +13,38 @@ mod status;
 
 use crate::{
     abstractions::{
+        bio::Status,
         block::BlockDevice,
         device_mapper::{
-            Args, BioCounts, Constructor, CtrError, Device, DeviceName, Features, IoctlAccess,
-            IterateDevices, MapResult, MappedBio, StatusType, Target, Text,
+            Args, BioCounts, Constructor, CtrError, Device, DeviceName, Features, Instances,
+            IoctlAccess, IterateDevices, MapResult, MappedBio, Reply, StatusType, Suspend, Target,
+            Text,
         },
-        mm,
         ratelimit::RateLimit,
     },
-    mapping::{self, geometry::Geometry},
-    rmw::{Engine, Pipeline},
+    mapping::{geometry::Geometry, Effect, Mapping},
+    rmw::{Devices, Engine},
 };
-use kernel::{prelude::*, sync::Arc};
+use features::Options;
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
+};
 
 /// A live device that is passed through, and copied.
 #[pin_data]
 pub(crate) struct CloneTarget {
     name: DeviceName,
-    geometry: Geometry,
     backing: Device,
     clone: Device,
+    options: Options,
+    mapping: Arc<Mapping>,
     engine: Arc<Engine>,
+    /// Whether it was ever resumed.
+    live: Atomic<bool>,
     #[pin]
     log: RateLimit,
 }
@@ -48,6 +59,8 @@ impl Target for CloneTarget {
         .with(Features::ATOMIC_WRITES)
         .with(Features::ALWAYS_WRITEABLE);
 
+    type BioData = Effect;
+
     /// `<backing dev> <offset> <clone dev> <offset> [<#feature args> [<feature arg>]...]`
     fn ctr(ti: &mut Constructor<'_>, args: Args<'_>) -> Result<Pin<KBox<Self>>, CtrError> {
         let name = ti.device_name();
@@ -56,7 +69,21 @@ impl Target for CloneTarget {
             .geometry(ti.begin(), ti.len())
             .map_err(|refusal| refusal.log(name))?;
         let (backing, clone) = devices::open(ti, &table, &geometry)?;
-        let engine = engine(name, &backing, &clone, geometry, table.options.pipeline)?;
+        let options = table.options;
+        check_memory(name, &geometry, &options)?;
+        let mapping = Arc::new(Mapping::new(geometry, options.strict_discard)?, GFP_KERNEL)?;
+        let engine = Engine::new(
+            name,
+            Devices {
+                mapped: ti.mapped_device(),
+                backing: backing.clone(),
+                clone: clone.clone(),
+            },
+            mapping.clone(),
+            options.pipeline,
+            options.rate,
+            options.policy,
+        )?;
 
         ti.set_bio_counts(BioCounts {
             flush: 1,
@@ -67,10 +94,12 @@ impl Target for CloneTarget {
         Ok(KBox::pin_init(
             pin_init!(Self {
                 name,
-                geometry,
                 backing,
                 clone,
+                options,
+                mapping,
                 engine,
+                live: Atomic::new(false),
                 log <- RateLimit::new(c"dm_clone_rs: message"),
             }),
             GFP_KERNEL,
@@ -83,24 +112,54 @@ impl Target for CloneTarget {
         self.clone.invalidate();
     }
 
-    fn map<'a>(&self, bio: MappedBio<'a>) -> MapResult<'a> {
-        mapping::map(&self.geometry, &self.backing, bio)
+    #[inline]
+    fn map<'a>(&self, bio: MappedBio<'a>, effect: &mut Effect) -> MapResult<'a> {
+        self.mapping.map(&self.backing, bio, effect)
     }
 
-    /// Waits for the jobs here already: the user's I/O goes on until the core has blocked it, and a
-    /// signal ends this wait. What it leaves is waited for in `postsuspend`.
-    fn presuspend(&self) {
-        self.engine.shut();
-        self.engine.drain_interruptibly();
+    #[inline]
+    fn end_io(&self, effect: Effect, status: Status) {
+        self.engine
+            .wake_if(self.mapping.end(effect, !status.is_ok()));
+    }
+
+    fn presuspend(&self, how: Suspend) {
+        self.engine.presuspend(how);
     }
 
     fn presuspend_undo(&self) {
         self.engine.open();
     }
 
-    /// When the suspend is done, nothing of ours is in flight.
     fn postsuspend(&self) {
-        self.engine.drain();
+        self.engine.postsuspend();
+    }
+
+    /// The first time, the state of the target is taken over that this one replaces.
+    fn preresume(&self, others: &Instances<Self>) -> Result {
+        if self.live.load(Relaxed) {
+            return Ok(());
+        }
+        let taken_over = others.find(|other| {
+            other
+                .is_replaced_by(self)
+                .then(|| self.engine.adopt(&other.engine))
+        });
+        match taken_over {
+            Some(result) => {
+                result?;
+                pr_info!("{}: the state of the table before is kept\n", self.name);
+            }
+            None => {
+                let regions = self.mapping.geometry.regions();
+                pr_info!("{}: all {} regions are dirty\n", self.name, regions);
+            }
+        }
+        self.live.store(true, Relaxed);
+        if self.options.policy.autostart && self.engine.is_idle() {
+            self.engine.start();
+        }
+        Ok(())
     }
 
     fn resume(&self) {
@@ -116,7 +175,7 @@ impl Target for CloneTarget {
         };
     }
 
-    fn message(&self, args: Args<'_>) -> Result {
+    fn message(&self, args: Args<'_>) -> Result<Reply<Self>> {
         message::handle(self, args).map_err(|refusal| {
             if self.log.allows() {
                 pr_err!("{}: message refused: {}\n", self.name, refusal);
@@ -127,8 +186,8 @@ impl Target for CloneTarget {
 
     /// As dm-linear: only where the whole backing device is mapped are all ioctls passed on.
     fn prepare_ioctl(&self) -> (&BlockDevice, IoctlAccess) {
-        let whole =
-            self.geometry.backing_start() == 0 && self.geometry.len() == self.backing.nr_sectors();
+        let geometry = &self.mapping.geometry;
+        let whole = geometry.backing_start() == 0 && geometry.len() == self.backing.nr_sectors();
         let access = if whole {
             IoctlAccess::Whole
         } else {
@@ -142,39 +201,53 @@ impl Target for CloneTarget {
     fn iterate_devices(&self, devices: &IterateDevices<'_>) -> c_int {
         devices.call(
             &self.backing,
-            self.geometry.backing_start(),
-            self.geometry.len(),
+            self.mapping.geometry.backing_start(),
+            self.mapping.geometry.len(),
         )
     }
 }
 
-/// Makes the copying side, unless it would take more than an eighth of the machine's memory.
-fn engine(
-    name: DeviceName,
-    backing: &Device,
-    clone: &Device,
-    geometry: Geometry,
-    pipeline: Pipeline,
-) -> Result<Arc<Engine>, CtrError> {
-    if pipeline.bytes() > mm::total_memory() / 8 {
-        pr_err!(
-            "{}: table refused: {} jobs of {} sectors are too much for this machine's memory\n",
-            name,
-            pipeline.depth,
-            pipeline.batch
-        );
-        return Err(CtrError {
-            text: c"depth times batch is more than an eighth of the memory",
-            errno: ENOMEM,
-        });
+impl CloneTarget {
+    /// Whether the other one is what this one becomes by a reload: then it goes on with the state.
+    /// The length may differ.
+    fn is_replaced_by(&self, other: &Self) -> bool {
+        self.live.load(Relaxed)
+            && self.name == other.name
+            && self.backing.is(&other.backing)
+            && self.clone.is(&other.clone)
+            && self.mapping.geometry.is_alike(&other.mapping.geometry)
     }
-    Ok(Engine::new(
+
+    /// Whether bios may have so many sectors.
+    fn check_batch(&self, batch: u32) -> Result<(), &'static CStr> {
+        if self.clone.is_block_multiple(batch.into())
+            && self.backing.is_block_multiple(batch.into())
+        {
+            Ok(())
+        } else {
+            Err(c"batch is not made of whole logical blocks of both devices")
+        }
+    }
+}
+
+/// Refuses what would take more than an eighth of the machine's memory.
+fn check_memory(name: DeviceName, geometry: &Geometry, options: &Options) -> Result<(), CtrError> {
+    let pipeline = options.pipeline;
+    if Engine::fits_memory(pipeline, geometry.regions()) {
+        return Ok(());
+    }
+    pr_err!(
+        "{}: table refused: {} jobs of {} sectors and {} regions are too much for this machine's \
+         memory\n",
         name,
-        backing.clone(),
-        clone.clone(),
-        geometry,
-        pipeline,
-    )?)
+        pipeline.depth,
+        pipeline.batch,
+        geometry.regions()
+    );
+    Err(CtrError {
+        text: c"depth times batch and the regions take more than an eighth of the memory",
+        errno: ENOMEM,
+    })
 }
 
 #[kunit_tests(clone_rs_target)]

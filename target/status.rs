@@ -2,39 +2,59 @@
 
 //! What `dmsetup status`, `dmsetup table` and IMA get to see.
 
-use super::{features::Options, CloneTarget};
-use crate::{abstractions::device_mapper::Target, rmw::Progress};
+use super::CloneTarget;
+use crate::{
+    abstractions::device_mapper::Target,
+    rmw::{Counters, Health, State},
+};
 use kernel::{fmt::Write, prelude::*};
 
 /// `<state> <health> <mode> <region size> <in sync>/<total> <skipped> <copying>`, then the counters
 /// and the tunables, each with the number of words that follow.
 pub(super) fn info(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt::Result {
     let progress = target.engine.progress();
-    // Until writes are tracked, nothing is claimed in sync.
+    let geometry = &target.mapping.geometry;
     write!(
         text,
-        "{} {} track {} 0/{} 0 {}",
-        state(&progress),
-        health(&progress),
-        target.geometry.region_size(),
-        target.geometry.regions(),
-        progress.copying
+        "{} {} track {} {}/{} {} {}",
+        match progress.state {
+            State::Idle => "idle",
+            State::Copying => "copying",
+            State::Paused => "paused",
+            State::Complete => "complete",
+        },
+        match progress.health {
+            Health::Ok => "ok",
+            Health::Errors => "errors",
+            Health::Detached => "detached",
+        },
+        geometry.region_size(),
+        progress.regions.in_sync,
+        geometry.regions(),
+        progress.regions.skipped,
+        progress.regions.copying
     )?;
+    let Counters {
+        copied,
+        recopied,
+        read_errors,
+        clone_errors,
+    } = progress.counters;
     named(
         text,
         &[
-            ("copied", progress.copied),
-            ("queued", progress.queued),
-            ("read_errors", progress.read_errors),
-            ("clone_errors", progress.clone_errors),
+            ("copied", copied),
+            ("recopied", recopied),
+            ("read_errors", read_errors),
+            ("clone_errors", clone_errors),
         ],
     )?;
-    let pipeline = target.engine.pipeline();
     named(
         text,
         &[
-            ("depth", pipeline.depth.into()),
-            ("batch", pipeline.batch.into()),
+            ("depth", progress.pipeline.depth.into()),
+            ("batch", progress.pipeline.batch.into()),
+            ("rate", progress.rate.into()),
         ],
     )
 }
@@ -47,25 +67,9 @@ fn named(text: &mut impl Write, values: &[(&str, u64)]) -> kernel::fmt::Result {
     Ok(())
 }
 
-fn state(progress: &Progress) -> &'static str {
-    if progress.queued > 0 {
-        "copying"
-    } else {
-        "idle"
-    }
-}
-
-fn health(progress: &Progress) -> &'static str {
-    if progress.read_errors > 0 || progress.clone_errors > 0 {
-        "errors"
-    } else {
-        "ok"
-    }
-}
-
 /// The table line: both devices, and the feature arguments that are not defaults.
 pub(super) fn table(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt::Result {
-    let geometry = &target.geometry;
+    let geometry = &target.mapping.geometry;
     text.write_fmt(fmt!(
         "{} {} {} {}",
         *target.backing,
@@ -73,12 +77,16 @@ pub(super) fn table(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt:
         *target.clone,
         geometry.clone_start()
     ))?;
-    Options::in_force(geometry, target.engine.pipeline()).write(text)
+    let progress = target.engine.progress();
+    target
+        .options
+        .in_force(geometry, progress.pipeline, progress.rate)
+        .write(text)
 }
 
 /// The attributes that IMA measures when the table is loaded.
 pub(super) fn ima(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt::Result {
-    let geometry = &target.geometry;
+    let geometry = &target.mapping.geometry;
     let [major, minor, patch] = CloneTarget::VERSION;
     text.write_fmt(fmt!(
         "target_name=clone-rs,target_version={major}.{minor}.{patch},\

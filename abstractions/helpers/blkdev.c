@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 #include <linux/blkdev.h>
+#include <linux/part_stat.h>
 
 __rust_helper sector_t rust_helper_bdev_nr_sectors(struct block_device *bdev)
 {
@@ -20,4 +21,9 @@ __rust_helper bool rust_helper_bdev_is_zoned(struct block_device *bdev)
 __rust_helper unsigned int rust_helper_bdev_logical_block_size(struct block_device *bdev)
 {
 	return bdev_logical_block_size(bdev);
+}
+
+__rust_helper unsigned int rust_helper_disk_count_inflight(struct gendisk *disk)
+{
+	return bdev_count_inflight(disk->part0);
 }

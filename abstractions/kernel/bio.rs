@@ -11,7 +11,7 @@
 mod buffered;
 mod set;
 
-pub(crate) use buffered::{submit, BioOwner, BufferedBio};
+pub(crate) use buffered::{submit, BioOwner, BufferedBio, Priority};
 pub(crate) use set::BioSet;
 
 use crate::abstractions::bindings;
@@ -63,6 +63,17 @@ pub(crate) struct Status(kernel::bindings::blk_status_t);
 impl Status {
     /// `BLK_STS_IOERR`.
     pub(super) const IO_ERROR: Self = Self(bindings::BLK_STS_IOERR);
+
+    /// Wraps a value of C.
+    pub(super) fn new(status: kernel::bindings::blk_status_t) -> Self {
+        Self(status)
+    }
+
+    /// Whether it succeeded.
+    #[inline]
+    pub(crate) fn is_ok(self) -> bool {
+        self.0 == 0
+    }
 
     /// The errno for it, 0 where it succeeded (`blk_status_to_errno`).
     pub(crate) fn to_errno(self) -> c_int {

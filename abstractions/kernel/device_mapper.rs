@@ -26,6 +26,7 @@
 mod ctr;
 mod device;
 mod mapped_bio;
+mod mapped_device;
 mod name;
 mod operations;
 mod registration;
@@ -34,7 +35,16 @@ mod text;
 pub(crate) use ctr::{Args, BioCounts, Constructor, CtrError};
 pub(crate) use device::Device;
 pub(crate) use mapped_bio::{MapResult, MappedBio};
+pub(crate) use mapped_device::MappedDevice;
 pub(crate) use name::DeviceName;
-pub(crate) use operations::{Features, IoctlAccess, IterateDevices, StatusType, Target};
-pub(crate) use registration::Registration;
+pub(crate) use operations::{
+    Features,
+    IoctlAccess,
+    IterateDevices,
+    Reply,
+    StatusType,
+    Suspend,
+    Target, //
+};
+pub(crate) use registration::{Instances, Registration};
 pub(crate) use text::Text;

@@ -8,7 +8,9 @@ use core::ptr::NonNull;
 use kernel::{
     bindings, pr_warn_once,
     prelude::*,
-    workqueue::{HasWork, Work, WorkItem},
+    sync::Arc,
+    time::Jiffies,
+    workqueue::{HasDelayedWork, HasWork, Work, WorkItem},
 };
 
 /// An unbound workqueue that makes progress under memory pressure (`WQ_MEM_RECLAIM`).
@@ -93,5 +95,62 @@ pub(crate) fn enqueue<T: QueuedItem + 'static>(item: Pin<KBox<T>>) {
     };
     if !queued {
         pr_warn_once!("a work item was queued twice\n");
+    }
+}
+
+/// A shared work item that runs again and again, never twice at a time, on a queue that it keeps
+/// alive. While it waits or runs, the queue has a reference to it.
+pub(crate) trait RepeatedItem:
+    WorkItem<Pointer = Arc<Self>> + HasDelayedWork<Self> + Send + Sync + Sized
+{
+    /// The queue.
+    fn queue(&self) -> &OwnedQueue;
+}
+
+/// The `delayed_work` of an item.
+///
+/// # Safety
+///
+/// `item` must point to a valid `T`.
+unsafe fn delayed_work<T: RepeatedItem>(item: *const T) -> *mut bindings::delayed_work {
+    // SAFETY: By this function's rules.
+    let work = unsafe { Work::raw_get(T::raw_get_work(item.cast_mut())) };
+    // SAFETY: `HasDelayedWork` says that the work is that of a `delayed_work`.
+    unsafe { kernel::container_of!(work, bindings::delayed_work, work) }
+}
+
+/// Has the item run after `delay`, also where it waits already, for whatever time, or runs
+/// (`mod_delayed_work`). Context: any.
+///
+/// Not to be called once [`cancel`] was: the item might never run, and be leaked.
+pub(crate) fn run_after<T: RepeatedItem + 'static>(item: &Arc<T>, delay: Jiffies) {
+    let queue = item.queue().0.as_ptr();
+    let item = Arc::into_raw(item.clone());
+    // The work was initialised to call `<Arc<T> as WorkItemPointer>::run`, which takes over the
+    // reference that was just made.
+    //
+    // SAFETY: The item is valid, and so is its queue, as the caller has a reference to the item.
+    let waited = unsafe {
+        bindings::mod_delayed_work_on(
+            bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
+            queue,
+            delayed_work(item),
+            delay,
+        )
+    };
+    if waited {
+        // SAFETY: Made above. The queue has the reference of the call that it waited since.
+        drop(unsafe { Arc::from_raw(item) });
+    }
+}
+
+/// Takes the item off its queue, and waits until it does not run any more
+/// (`cancel_delayed_work_sync`). Context: process, not from the item itself.
+pub(crate) fn cancel<T: RepeatedItem + 'static>(item: &Arc<T>) {
+    let item: *const T = &**item;
+    // SAFETY: The item is valid, as the caller has a reference to it.
+    if unsafe { bindings::cancel_delayed_work_sync(delayed_work(item)) } {
+        // SAFETY: It waited, so the queue had a reference, which came from `Arc::into_raw`.
+        drop(unsafe { Arc::from_raw(item) });
     }
 }

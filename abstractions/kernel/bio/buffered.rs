@@ -111,6 +111,14 @@ impl BufferedBio {
         })
     }
 
+    /// Makes the bio a flush of the write cache of `device` (`REQ_PREFLUSH`).
+    pub(crate) fn prepare_flush(&mut self, device: &Device) {
+        let opf = kernel::bindings::req_op_REQ_OP_WRITE | bindings::REQ_PREFLUSH;
+        self.reset(device, 0, opf);
+        // INVARIANT: A flush needs no memory.
+        self.prepared = true;
+    }
+
     /// Makes the bio a read of `sectors` sectors from `sector` of `device` on.
     pub(crate) fn prepare_read(&mut self, device: &Device, sector: u64, sectors: u64) -> Result {
         self.prepare(
@@ -134,13 +142,8 @@ impl BufferedBio {
     /// Begins anew (`bio_reset`), and adds the memory. Errors: `EINVAL` for no sectors, or more
     /// than there is memory for; the bio can't be submitted then.
     fn prepare(&mut self, device: &Device, sector: u64, sectors: u64, opf: u32) -> Result {
-        self.prepared = false;
+        self.reset(device, sector, opf);
         let bio = self.bio.as_ptr();
-        // SAFETY: The bio is owned and not in flight, and the device is open.
-        unsafe { kernel::bindings::bio_reset(bio, device.as_raw(), opf) };
-        // SAFETY: As above.
-        unsafe { (*bio).bi_iter.bi_sector = sector };
-
         let sectors = usize::try_from(sectors).map_err(|_| EINVAL)?;
         let mut missing = sectors.checked_mul(SECTOR_SIZE).ok_or(EINVAL)?;
         for chunk in &self.chunks {
@@ -164,9 +167,44 @@ impl BufferedBio {
             return Err(EINVAL);
         }
         // INVARIANT: All that a bio needs is there.
-        self.device = Some(device.clone());
         self.prepared = true;
         Ok(())
+    }
+
+    /// Begins anew, without memory (`bio_reset`).
+    fn reset(&mut self, device: &Device, sector: u64, opf: u32) {
+        self.prepared = false;
+        let bio = self.bio.as_ptr();
+        // SAFETY: The bio is owned and not in flight, and the device is open.
+        unsafe { kernel::bindings::bio_reset(bio, device.as_raw(), opf) };
+        // SAFETY: As above.
+        unsafe { (*bio).bi_iter.bi_sector = sector };
+        self.device = Some(device.clone());
+    }
+
+    /// Says how urgent the bio is, once it is prepared (`bi_ioprio`).
+    pub(crate) fn set_priority(&mut self, priority: Priority) {
+        // SAFETY: The bio is owned and not in flight.
+        unsafe { (*self.bio.as_ptr()).bi_ioprio = priority.ioprio() };
+    }
+}
+
+/// How urgent a bio is, for schedulers that look at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Priority {
+    /// As other I/O that has nothing said about it (`IOPRIO_CLASS_BE`).
+    BestEffort,
+    /// Only where nobody else has anything to do, or after a long wait (`IOPRIO_CLASS_IDLE`).
+    Idle,
+}
+
+impl Priority {
+    fn ioprio(self) -> u16 {
+        let (class, level) = match self {
+            Self::BestEffort => (bindings::IOPRIO_CLASS_BE, bindings::IOPRIO_BE_NORM),
+            Self::Idle => (bindings::IOPRIO_CLASS_IDLE, 0),
+        };
+        (class << bindings::IOPRIO_CLASS_SHIFT | level) as u16
     }
 }
 

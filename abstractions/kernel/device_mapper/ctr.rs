@@ -2,10 +2,10 @@
 
 //! What a target's constructor works with.
 
-use super::{Device, DeviceName};
+use super::{Device, DeviceName, MappedDevice};
 use crate::abstractions::bindings;
 use core::ptr::NonNull;
-use kernel::{alloc::AllocError, error::to_result, prelude::*};
+use kernel::{alloc::AllocError, error::to_result, prelude::*, sync::Arc};
 
 /// The words of a table line or of a message.
 #[derive(Clone, Copy)]
@@ -85,18 +85,29 @@ pub(crate) struct BioCounts {
 /// The target under construction (`struct dm_target`). Context: process, may sleep.
 pub(crate) struct Constructor<'a> {
     ti: &'a mut bindings::dm_target,
+    mapped_device: &'a Arc<MappedDevice>,
     devices: &'a mut KVec<NonNull<bindings::dm_dev>>,
 }
 
 impl<'a> Constructor<'a> {
     pub(super) fn new(
         ti: &'a mut bindings::dm_target,
+        mapped_device: &'a Arc<MappedDevice>,
         devices: &'a mut KVec<NonNull<bindings::dm_dev>>,
     ) -> Self {
-        Self { ti, devices }
+        Self {
+            ti,
+            mapped_device,
+            devices,
+        }
     }
 
-    /// The mapped device (`dm_table_device_name`).
+    /// The mapped device.
+    pub(crate) fn mapped_device(&self) -> Arc<MappedDevice> {
+        self.mapped_device.clone()
+    }
+
+    /// The mapped device's name (`dm_table_device_name`).
     pub(crate) fn device_name(&self) -> DeviceName {
         // SAFETY: The table is valid while its targets are constructed.
         let name = unsafe { bindings::dm_table_device_name(self.ti.table) };

@@ -7,7 +7,7 @@ use kernel::{fmt, prelude::*};
 /// The number of a mapped device as major:minor, as device-mapper logs it.
 ///
 /// A copy, as the device's own may go before a target has logged its last.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DeviceName {
     /// As in `struct dm_dev`, without an end where it is full.
     bytes: [u8; Self::SIZE],

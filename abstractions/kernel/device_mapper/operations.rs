@@ -2,12 +2,16 @@
 
 //! The interface that a target implements, and its callbacks in C's shape.
 
-use super::{Args, Constructor, CtrError, Device, MapResult, MappedBio, Text};
-use crate::abstractions::{bindings, block::BlockDevice};
+use super::{
+    registration::Registration, Args, Constructor, CtrError, Device, Instances, MapResult,
+    MappedBio, MappedDevice, Text,
+};
+use crate::abstractions::{bindings, bio::Status, block::BlockDevice, mm};
 use core::{marker::PhantomData, ptr::NonNull};
 use kernel::{
     error::{from_result, VTABLE_DEFAULT_ERROR},
     prelude::*,
+    sync::Arc,
 };
 
 /// What a target can do (`DM_TARGET_*`).
@@ -52,6 +56,25 @@ pub(crate) enum IoctlAccess {
     Part,
 }
 
+/// What a message does: it acts or answers, never both, as libdm sends one again whose answer did not
+/// fit.
+pub(crate) enum Reply<T> {
+    /// It has acted.
+    Done,
+    /// It is answered by this function. The answer is written where the message is, so that nothing
+    /// of the message can be kept until then.
+    Answer(fn(&T, &mut Text<'_>)),
+}
+
+/// Whether a suspend sends on what the upper layers have cached (`dm_noflush_suspending`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Suspend {
+    /// The file system above is frozen, and its I/O ends before the suspend does.
+    Flush,
+    /// Bios may wait for the resume, above the target.
+    NoFlush,
+}
+
 /// The callout of `iterate_devices`.
 pub(crate) struct IterateDevices<'a> {
     ti: *mut bindings::dm_target,
@@ -90,6 +113,10 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
     /// What it can do.
     const FEATURES: Features;
 
+    /// What a bio takes along from [`map`](Self::map) to [`end_io`](Self::end_io)
+    /// (`per_io_data_size`).
+    type BioData: Copy + Default + Send;
+
     /// Makes a target of a table line. Context: process; the old table may be live.
     fn ctr(ti: &mut Constructor<'_>, args: Args<'_>) -> Result<Pin<KBox<Self>>, CtrError>;
 
@@ -98,10 +125,16 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
     fn dtr(&self);
 
     /// Decides where a bio goes. Context: process; must not wait for I/O of the same device.
-    fn map<'a>(&self, bio: MappedBio<'a>) -> MapResult<'a>;
+    fn map<'a>(&self, bio: MappedBio<'a>, data: &mut Self::BioData) -> MapResult<'a>;
+
+    /// A bio that was remapped has ended, which its owner hears of after this. Context: any, hard
+    /// interrupts among them.
+    fn end_io(&self, _data: Self::BioData, _status: Status) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// A suspend begins. Context: process.
-    fn presuspend(&self) {
+    fn presuspend(&self, _how: Suspend) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -115,8 +148,9 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// The device is about to be resumed with this table; an error stops that. Context: process.
-    fn preresume(&self) -> Result {
+    /// The device is about to be resumed with this table; an error stops that. Where the table has
+    /// taken another's place, the targets of that are still there, and suspended. Context: process.
+    fn preresume(&self, _others: &Instances<Self>) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -129,8 +163,8 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
     fn status(&self, kind: StatusType, text: &mut Text<'_>);
 
     /// Handles a message. Context: process, inside the section that a suspend waits for: must not
-    /// wait for I/O.
-    fn message(&self, _args: Args<'_>) -> Result {
+    /// wait for I/O, and what it allocates does not wait for any (`memalloc_noio_save`).
+    fn message(&self, _args: Args<'_>) -> Result<Reply<Self>> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -146,6 +180,7 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
 /// What `ti->private` points to.
 struct Private<T> {
     target: Pin<KBox<T>>,
+    mapped_device: Arc<MappedDevice>,
     devices: KVec<NonNull<bindings::dm_dev>>,
 }
 
@@ -177,6 +212,17 @@ impl<T: Target> OperationsVTable<T> {
         }
     }
 
+    /// Returns the registration of this target type.
+    ///
+    /// # Safety
+    ///
+    /// `ti` must be a target of this type.
+    unsafe fn registration<'a>(ti: *mut bindings::dm_target) -> &'a Registration<T> {
+        // SAFETY: By this function's rules. The module is held, and with it the registration, while
+        // it has targets.
+        unsafe { Registration::of((*ti).type_) }
+    }
+
     /// # Safety
     ///
     /// Called by device-mapper with a target under construction and `argc` strings.
@@ -185,35 +231,68 @@ impl<T: Target> OperationsVTable<T> {
         argc: c_uint,
         argv: *mut *mut c_char,
     ) -> c_int {
-        let mut devices = KVec::new();
         // SAFETY: The strings are the core's, and stay during the call.
         let args = unsafe { Args::new(argc, argv) };
-        // SAFETY: Nobody else uses the target during its construction.
+        // SAFETY: By this function's rules.
+        let Err(refused) = (unsafe { Self::construct(ti, args) }) else {
+            return 0;
+        };
+        // SAFETY: Nobody else uses the target during its construction; the core only prints the
+        // text.
+        unsafe { (*ti).error = refused.text.as_char_ptr().cast_mut().cast() };
+        refused.errno.to_errno()
+    }
+
+    /// # Safety
+    ///
+    /// `ti` must be a target under construction.
+    unsafe fn construct(ti: *mut bindings::dm_target, args: Args<'_>) -> Result<(), CtrError> {
+        // SAFETY: The table is valid until `dtr` has returned, or this call has failed.
+        let mapped_device = unsafe { MappedDevice::new((*ti).table) }?;
+        let mut devices = KVec::new();
         let made = T::ctr(
-            &mut Constructor::new(unsafe { &mut *ti }, &mut devices),
+            &mut Constructor::new(
+                // SAFETY: Nobody else uses the target during its construction.
+                unsafe { &mut *ti },
+                &mapped_device,
+                &mut devices,
+            ),
             args,
         );
         let refused = match made {
             Ok(target) => match KBox::new_uninit(GFP_KERNEL) {
-                Ok(private) => {
-                    let private = private.write(Private { target, devices });
-                    // SAFETY: As above; `dtr` takes the box out.
-                    unsafe { (*ti).private = KBox::into_raw(private).cast() };
-                    return 0;
-                }
-                Err(error) => {
-                    target.dtr();
-                    drop(target);
-                    CtrError::from(error)
-                }
+                // SAFETY: By this function's rules.
+                Ok(private) => match unsafe { Self::registration(ti) }.add(&target) {
+                    Ok(()) => {
+                        let private = KBox::into_raw(private.write(Private {
+                            target,
+                            mapped_device,
+                            devices,
+                        }));
+                        // SAFETY: Nobody else uses the target during its construction; `dtr` takes
+                        // the box out.
+                        unsafe {
+                            (*ti).private = private.cast();
+                            (*ti).per_io_data_size = Self::BIO_DATA_SIZE as c_uint;
+                        }
+                        return Ok(());
+                    }
+                    Err(error) => Self::undo(target, error),
+                },
+                Err(error) => Self::undo(target, error.into()),
             },
             Err(refused) => refused,
         };
+        mapped_device.revoke();
         // SAFETY: Got for `ti` during `T::ctr`, and put nowhere else.
         unsafe { Self::put_devices(ti, devices) };
-        // SAFETY: As above; the core only prints the text.
-        unsafe { (*ti).error = refused.text.as_char_ptr().cast_mut().cast() };
-        refused.errno.to_errno()
+        Err(refused)
+    }
+
+    /// Takes back what `T::ctr` has made.
+    fn undo(target: Pin<KBox<T>>, error: Error) -> CtrError {
+        target.dtr();
+        error.into()
     }
 
     /// # Safety
@@ -222,12 +301,36 @@ impl<T: Target> OperationsVTable<T> {
     unsafe extern "C" fn dtr_callback(ti: *mut bindings::dm_target) {
         // SAFETY: `ctr` put the box there.
         let private = unsafe { KBox::from_raw((*ti).private.cast::<Private<T>>()) };
-        let Private { target, devices } = KBox::into_inner(private);
+        let Private {
+            target,
+            mapped_device,
+            devices,
+        } = KBox::into_inner(private);
+        // SAFETY: By this function's rules.
+        unsafe { Self::registration(ti) }.remove(&target);
         target.dtr();
+        mapped_device.revoke();
         // The target's own references go first, so that putting the devices closes them.
         drop(target);
         // SAFETY: Got for `ti` in `ctr`, and put nowhere else.
         unsafe { Self::put_devices(ti, devices) };
+    }
+
+    /// The size of the data of a bio, so that its alignment is that of what follows it.
+    const BIO_DATA_SIZE: usize = {
+        assert!(align_of::<T::BioData>() <= align_of::<u64>());
+        size_of::<T::BioData>().next_multiple_of(align_of::<u64>())
+    };
+
+    /// Returns the data of a bio (`dm_per_bio_data`).
+    ///
+    /// # Safety
+    ///
+    /// `bio` must be one that device-mapper calls a target of this type with.
+    #[inline]
+    unsafe fn bio_data(bio: *mut kernel::bindings::bio) -> *mut T::BioData {
+        // SAFETY: By this function's rules; the core has made room for that size.
+        unsafe { bindings::dm_per_bio_data(bio, Self::BIO_DATA_SIZE) }.cast()
     }
 
     /// # Safety
@@ -239,11 +342,34 @@ impl<T: Target> OperationsVTable<T> {
     ) -> c_int {
         // SAFETY: `map` runs between `ctr` and `dtr`.
         let private = unsafe { Self::private(ti) };
-        // SAFETY: device-mapper never passes NULL.
-        let bio = unsafe { NonNull::new_unchecked(bio) };
-        // SAFETY: The bio is this call's, and taken once.
-        let bio = unsafe { MappedBio::new(bio) };
-        private.target.map(bio).code() as c_int
+        let mut data = T::BioData::default();
+        let code = {
+            // SAFETY: device-mapper never passes NULL.
+            let bio = unsafe { NonNull::new_unchecked(bio) };
+            // SAFETY: The bio is this call's, and taken once.
+            let bio = unsafe { MappedBio::new(bio) };
+            private.target.map(bio, &mut data).code() as c_int
+        };
+        // SAFETY: By this function's rules; the core sends the bio on only after this call.
+        unsafe { Self::bio_data(bio).write(data) };
+        code
+    }
+
+    /// # Safety
+    ///
+    /// Called by device-mapper between `ctr` and `dtr`, with a bio that `map` has remapped.
+    unsafe extern "C" fn end_io_callback(
+        ti: *mut bindings::dm_target,
+        bio: *mut kernel::bindings::bio,
+        error: *mut kernel::bindings::blk_status_t,
+    ) -> c_int {
+        // SAFETY: `map` has written it.
+        let data = unsafe { Self::bio_data(bio).read() };
+        // SAFETY: By this function's rules.
+        let status = Status::new(unsafe { *error });
+        // SAFETY: By this function's rules.
+        unsafe { Self::private(ti) }.target.end_io(data, status);
+        bindings::DM_ENDIO_DONE as c_int
     }
 
     /// # Safety
@@ -251,7 +377,13 @@ impl<T: Target> OperationsVTable<T> {
     /// Called by device-mapper between `ctr` and `dtr`.
     unsafe extern "C" fn presuspend_callback(ti: *mut bindings::dm_target) {
         // SAFETY: By this function's rules.
-        unsafe { Self::private(ti) }.target.presuspend();
+        let how = if unsafe { bindings::dm_noflush_suspending(ti) } != 0 {
+            Suspend::NoFlush
+        } else {
+            Suspend::Flush
+        };
+        // SAFETY: By this function's rules.
+        unsafe { Self::private(ti) }.target.presuspend(how);
     }
 
     /// # Safety
@@ -276,7 +408,9 @@ impl<T: Target> OperationsVTable<T> {
     unsafe extern "C" fn preresume_callback(ti: *mut bindings::dm_target) -> c_int {
         from_result(|| {
             // SAFETY: By this function's rules.
-            unsafe { Self::private(ti) }.target.preresume()?;
+            let others = unsafe { Self::registration(ti) }.instances();
+            // SAFETY: By this function's rules.
+            unsafe { Self::private(ti) }.target.preresume(others)?;
             Ok(0)
         })
     }
@@ -314,20 +448,29 @@ impl<T: Target> OperationsVTable<T> {
 
     /// # Safety
     ///
-    /// Called by device-mapper between `ctr` and `dtr`, with `argc` strings.
+    /// Called by device-mapper between `ctr` and `dtr`, with `argc` strings; `result` has `maxlen`
+    /// bytes.
     unsafe extern "C" fn message_callback(
         ti: *mut bindings::dm_target,
         argc: c_uint,
         argv: *mut *mut c_char,
-        _result: *mut c_char,
-        _maxlen: c_uint,
+        result: *mut c_char,
+        maxlen: c_uint,
     ) -> c_int {
         // SAFETY: The strings are the core's, and stay during the call.
         let args = unsafe { Args::new(argc, argv) };
-        from_result(|| {
-            // SAFETY: By this function's rules.
-            unsafe { Self::private(ti) }.target.message(args)?;
-            Ok(0)
+        // SAFETY: By this function's rules.
+        let target = &unsafe { Self::private(ti) }.target;
+        from_result(|| match mm::without_io(|| target.message(args))? {
+            Reply::Done => Ok(0),
+            Reply::Answer(answer) => {
+                // SAFETY: By this function's rules; `c_char` is a byte. The strings, which may be in
+                // the same place, are not used any more.
+                let buffer =
+                    unsafe { core::slice::from_raw_parts_mut(result.cast(), maxlen as usize) };
+                answer(target, &mut Text::new(buffer));
+                Ok(1)
+            }
         })
     }
 
@@ -379,6 +522,7 @@ impl<T: Target> OperationsVTable<T> {
             ctr: Some(Self::ctr_callback),
             dtr: Some(Self::dtr_callback),
             map: Some(Self::map_callback),
+            end_io: optional!(T::HAS_END_IO, Self::end_io_callback),
             presuspend: optional!(T::HAS_PRESUSPEND, Self::presuspend_callback),
             presuspend_undo: optional!(T::HAS_PRESUSPEND_UNDO, Self::presuspend_undo_callback),
             postsuspend: optional!(T::HAS_POSTSUSPEND, Self::postsuspend_callback),

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What an administrator says. Nothing here waits for I/O. Context: process.
+
+use super::{
+    engine::{Engine, Gate, Run},
+    pool::Pipeline,
+};
+use crate::{
+    abstractions::{device_mapper::Text, mm},
+    mapping::{geometry::Range, region::RegionMap},
+};
+use kernel::{prelude::*, sync::Arc};
+
+/// Why something is not done; nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The device is suspended.
+    Suspended,
+    /// Too many ranges wait already.
+    Full,
+    /// Nothing was started that could be finished.
+    NotStarted,
+    /// There is no memory for it, or it would take too much of it.
+    NoMemory,
+}
+
+impl Engine {
+    /// The most memory that a target may take, in bytes: an eighth of the machine's.
+    pub(crate) fn fits_memory(pipeline: Pipeline, regions: u64) -> bool {
+        let bytes = pipeline.bytes().saturating_add(RegionMap::bytes(regions));
+        bytes <= mm::total_memory() / 8
+    }
+
+    /// Begins to copy, or goes on, now or at the next resume. What failed is forgotten and tried
+    /// again, also a clone that was detached.
+    pub(crate) fn start(self: &Arc<Self>) {
+        // Before the scheduler may look for what is left.
+        self.mapping.regions.retry();
+        let mut shared = self.shared.lock();
+        shared.run = Run::Started;
+        shared.detached = false;
+        shared.flush_failed = false;
+        shared.failed = false;
+        shared.errors.clear();
+        drop(shared);
+        self.wake();
+    }
+
+    /// Begins no more jobs, and forgets the ranges that were asked for, which stay dirty; jobs in
+    /// flight end, and then the clone is flushed.
+    pub(crate) fn pause(self: &Arc<Self>) {
+        let mut shared = self.shared.lock();
+        shared.pause();
+        shared.plan.clear();
+        drop(shared);
+        self.wake();
+    }
+
+    /// Has the next suspend that flushes copy the rest.
+    pub(crate) fn finish(&self) -> Result<(), Refused> {
+        let mut shared = self.shared.lock();
+        if shared.gate == Gate::Shut {
+            return Err(Refused::Suspended);
+        }
+        if shared.run != Run::Started {
+            return Err(Refused::NotStarted);
+        }
+        shared.armed = true;
+        Ok(())
+    }
+
+    /// Has the regions that a range touches copied, whatever they are, before all others.
+    pub(crate) fn copy(self: &Arc<Self>, range: Range) -> Result<(), Refused> {
+        let span = self.mapping.geometry.touched(range);
+        let shared = self.shared.lock();
+        if shared.gate == Gate::Shut {
+            return Err(Refused::Suspended);
+        }
+        if shared.plan.is_full() {
+            return Err(Refused::Full);
+        }
+        drop(shared);
+        let wake = self.mapping.dirty(span);
+        let mut shared = self.shared.lock();
+        let jobs = shared.pool.out() > 0;
+        let added = shared.plan.add(span, jobs);
+        drop(shared);
+        self.wake_if(wake);
+        self.wake();
+        added.map_err(|_| Refused::Full)
+    }
+
+    /// The regions that lie whole in a range are not to be copied, until they are written to.
+    pub(crate) fn skip(self: &Arc<Self>, range: Range) -> Result<(), Refused> {
+        if self.shared.lock().gate == Gate::Shut {
+            return Err(Refused::Suspended);
+        }
+        self.mapping.skip(range);
+        self.wake();
+        Ok(())
+    }
+
+    /// Sets the bound, in KiB a second, 0 for none.
+    pub(crate) fn set_rate(self: &Arc<Self>, rate: u32) {
+        self.shared.lock().pace.set_rate(rate);
+        self.wake();
+    }
+
+    /// Changes how many jobs there are, or how large.
+    pub(crate) fn tune(
+        self: &Arc<Self>,
+        change: impl FnOnce(Pipeline) -> Pipeline,
+    ) -> Result<(), Refused> {
+        let _tuning = self.tuning.lock();
+        let (pipeline, missing) = {
+            let shared = self.shared.lock();
+            if shared.gate == Gate::Shut {
+                return Err(Refused::Suspended);
+            }
+            let pipeline = change(shared.pool.pipeline());
+            (pipeline, shared.pool.missing(pipeline))
+        };
+        if !Self::fits_memory(pipeline, self.mapping.geometry.regions()) {
+            return Err(Refused::NoMemory);
+        }
+        let mut slots = pipeline
+            .slots(missing, &self.queue)
+            .map_err(|_| Refused::NoMemory)?;
+        // For those that will be of no use, and as the pool's own room.
+        slots
+            .reserve(Pipeline::MAX_DEPTH as usize, GFP_KERNEL)
+            .map_err(|_| Refused::NoMemory)?;
+        self.shared.lock().pool.change(pipeline, &mut slots);
+        self.wake();
+        Ok(())
+    }
+
+    /// Writes what has failed since the last `start`.
+    pub(crate) fn write_errors(&self, text: &mut Text<'_>) {
+        // A full text is cut off, which the core sees and handles.
+        let _ = self.shared.lock().errors.write(text);
+    }
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What has failed since the last `start`.
+
+use kernel::{fmt, prelude::*};
+
+/// Which device failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Backing,
+    Clone,
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Backing => "backing",
+            Self::Clone => "clone",
+        }
+    }
+}
+
+/// One failure, or adjacent ones of the same kind. A flush has no sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    side: Side,
+    errno: c_int,
+    /// Counted from the target's start.
+    sector: u64,
+    count: u64,
+}
+
+/// A bounded list. Locking: its owner's.
+pub(super) struct ErrorList {
+    entries: KVec<Entry>,
+    left_out: u64,
+}
+
+impl ErrorList {
+    /// The most entries.
+    const MAX: usize = 64;
+
+    /// Allocates an empty list. Errors: `ENOMEM`.
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self {
+            entries: KVec::with_capacity(Self::MAX, GFP_KERNEL)?,
+            left_out: 0,
+        })
+    }
+
+    /// Forgets all.
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+        self.left_out = 0;
+    }
+
+    /// Adds a failure of `count` sectors at `sector`.
+    pub(super) fn add(&mut self, side: Side, errno: c_int, sector: u64, count: u64) {
+        let adjacent = self.entries.iter_mut().find(|entry| {
+            (entry.side, entry.errno) == (side, errno)
+                && (entry.sector + entry.count == sector || sector + count == entry.sector)
+        });
+        if let Some(entry) = adjacent {
+            entry.sector = entry.sector.min(sector);
+            entry.count += count;
+            return;
+        }
+        let entry = Entry {
+            side,
+            errno,
+            sector,
+            count,
+        };
+        if !self.entries.contains(&entry)
+            && (self.entries.len() >= Self::MAX
+                || self.entries.push_within_capacity(entry).is_err())
+        {
+            self.left_out += 1;
+        }
+    }
+
+    /// Writes `<shown> <left out> [<side> <errno> <sector> <count>]...`.
+    pub(super) fn write(&self, text: &mut impl fmt::Write) -> fmt::Result {
+        write!(text, "{} {}", self.entries.len(), self.left_out)?;
+        self.entries.iter().try_for_each(|entry| {
+            let Entry {
+                side,
+                errno,
+                sector,
+                count,
+            } = entry;
+            let side = side.name();
+            write!(text, " {side} {} {sector} {count}", -errno)
+        })
+    }
+}
+
+#[kunit_tests(clone_rs_errors)]
+mod tests {
+    use super::*;
+    use kernel::str::CString;
+
+    fn written(list: &ErrorList) -> Result<CString> {
+        struct Shown<'a>(&'a ErrorList);
+        impl fmt::Display for Shown<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.write(f)
+            }
+        }
+        CString::try_from_fmt(fmt!("{}", Shown(list)))
+    }
+
+    #[test]
+    fn adjacent_failures_are_one() -> Result {
+        let mut list = ErrorList::new()?;
+        list.add(Side::Backing, -5, 8, 8);
+        list.add(Side::Clone, -5, 16, 8);
+        list.add(Side::Backing, -5, 16, 8);
+        list.add(Side::Backing, -5, 0, 8);
+        list.add(Side::Backing, -61, 24, 8);
+        assert_eq!(
+            written(&list)?.to_bytes(),
+            b"3 0 backing 5 0 24 clone 5 16 8 backing 61 24 8"
+        );
+        list.clear();
+        assert_eq!(written(&list)?.to_bytes(), b"0 0");
+        Ok(())
+    }
+
+    #[test]
+    fn a_failure_is_listed_once() -> Result {
+        let mut list = ErrorList::new()?;
+        for _ in 0..3 {
+            list.add(Side::Clone, -5, 0, 0);
+            list.add(Side::Clone, -5, 8, 8);
+        }
+        assert_eq!(written(&list)?.to_bytes(), b"2 0 clone 5 0 0 clone 5 8 8");
+        Ok(())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted() -> Result {
+        let mut list = ErrorList::new()?;
+        for entry in 0..ErrorList::MAX as u64 + 3 {
+            list.add(Side::Clone, -5, entry * 16, 8);
+        }
+        assert_eq!(list.left_out, 3);
+        assert_eq!(list.entries.len(), ErrorList::MAX);
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What happens to the jobs where the device is suspended, resumed, or gets another table. Context:
+//! process.
+
+use super::{
+    engine::{Engine, Gate, Run, Shared},
+    errors::ErrorList,
+    plan::Plan,
+    unflushed::Unflushed,
+};
+use crate::abstractions::{device_mapper::Suspend, workqueue};
+use core::mem::swap;
+use kernel::{prelude::*, sync::Arc};
+
+impl Engine {
+    /// A suspend begins; the user's I/O goes on for now. Unless it will copy the rest, jobs end here
+    /// already, where a signal ends the wait; what it leaves is waited for in
+    /// [`postsuspend`](Self::postsuspend).
+    pub(crate) fn presuspend(&self, how: Suspend) {
+        let mut shared = self.shared.lock();
+        shared.suspend = how;
+        if shared.armed && how == Suspend::Flush {
+            return;
+        }
+        shared.gate = Gate::Shut;
+        while shared.pool.out() > 0 {
+            if self.ended.wait_interruptible(&mut shared) {
+                return;
+            }
+        }
+    }
+
+    /// The user's I/O has ended. After this nothing of ours is in flight.
+    pub(crate) fn postsuspend(self: &Arc<Self>) {
+        self.shut_and_drain();
+        let mut shared = self.shared.lock();
+        if shared.suspend == Suspend::Flush && core::mem::take(&mut shared.armed) {
+            drop(shared);
+            self.copy_rest();
+        }
+    }
+
+    /// Jobs may begin.
+    pub(crate) fn open(self: &Arc<Self>) {
+        self.shared.lock().gate = Gate::Open;
+        self.wake();
+    }
+
+    /// Ends all activity for good.
+    pub(crate) fn stop(self: &Arc<Self>) {
+        self.shut_and_drain();
+        workqueue::cancel(self);
+        // The slots are home, but their workers may not have returned; each has a reference.
+        self.queue.flush();
+    }
+
+    /// Waits for the bios in flight, for as long as the devices need to end them.
+    fn shut_and_drain(&self) {
+        let mut shared = self.shared.lock();
+        shared.gate = Gate::Shut;
+        while shared.pool.out() > 0 {
+            self.ended.wait(&mut shared);
+        }
+    }
+
+    /// Copies what is left, if that is little enough. No user's I/O makes more of it.
+    fn copy_rest(self: &Arc<Self>) {
+        let (left, most) = (
+            self.mapping.regions.counts().dirty,
+            self.policy.final_regions,
+        );
+        if left > most.into() {
+            pr_warn!(
+                "{}: finish: {} regions are left, which is more than {}: nothing is copied\n",
+                self.name,
+                left,
+                most
+            );
+            return;
+        }
+        self.shared.lock().gate = Gate::Final;
+        self.wake();
+        let mut shared = self.shared.lock();
+        while self.may_complete(&shared) {
+            self.ended.wait(&mut shared);
+        }
+        drop(shared);
+        self.shut_and_drain();
+        if !self.mapping.phase.is_complete() {
+            pr_warn!("{}: finish: the rest could not be copied\n", self.name);
+        }
+    }
+
+    fn may_complete(&self, shared: &Shared) -> bool {
+        shared.run == Run::Started && !shared.flush_failed && !self.mapping.phase.is_complete()
+    }
+
+    /// Takes over the work of a target that is suspended and will not be resumed, before this one
+    /// is.
+    pub(crate) fn adopt(&self, other: &Self) -> Result {
+        let mut unflushed = Unflushed::new(self.mapping.geometry)?;
+        let mut old_unflushed = Unflushed::new(other.mapping.geometry)?;
+        let mut errors = ErrorList::new()?;
+        let mut plan = Plan::new()?;
+        self.mapping.adopt(&other.mapping);
+
+        // One lock after the other: nothing changes any more in the other.
+        let mut theirs = other.shared.lock();
+        swap(&mut theirs.unflushed, &mut old_unflushed);
+        swap(&mut theirs.errors, &mut errors);
+        swap(&mut theirs.plan, &mut plan);
+        let (run, cursor, counters) = (theirs.run, theirs.cursor, theirs.counters);
+        let (detached, flush_failed, failed) =
+            (theirs.detached, theirs.flush_failed, theirs.failed);
+        drop(theirs);
+
+        unflushed.adopt(old_unflushed);
+        plan.cut(self.mapping.geometry.regions());
+        let mut ours = self.shared.lock();
+        swap(&mut ours.unflushed, &mut unflushed);
+        swap(&mut ours.errors, &mut errors);
+        swap(&mut ours.plan, &mut plan);
+        ours.run = run;
+        ours.cursor = cursor;
+        ours.counters = counters;
+        ours.detached = detached;
+        ours.flush_failed = flush_failed;
+        ours.failed = failed;
+        Ok(())
+    }
+
+    /// Whether nothing was said to this engine.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.shared.lock().run == Run::Idle
+    }
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What was written on the clone since its cache was flushed.
+//!
+//! Kept coarsely, for chunks of the target, in two generations: what a flush in flight secures, and
+//! what was written since it was sent. A write is marked when it has ended, so whatever is marked
+//! before a flush is sent was on the clone by then.
+
+use crate::mapping::geometry::{Geometry, Range, Span};
+use kernel::prelude::*;
+
+/// The most chunks.
+const CHUNKS: u64 = 4096;
+
+/// The marks. Locking: the owner's.
+pub(super) struct Unflushed {
+    geometry: Geometry,
+    /// Sectors of a chunk are 1 << shift; regions are whole in a chunk.
+    shift: u32,
+    current: KVec<bool>,
+    sent: KVec<bool>,
+    /// Written since a flush was sent.
+    sectors: u64,
+}
+
+impl Unflushed {
+    /// Allocates the marks; none is set. Errors: `ENOMEM`.
+    pub(super) fn new(geometry: Geometry) -> Result<Self> {
+        let chunk = geometry
+            .len()
+            .div_ceil(CHUNKS)
+            .next_power_of_two()
+            .max(geometry.region_size());
+        let chunks = geometry.len().div_ceil(chunk) as usize;
+        Ok(Self {
+            geometry,
+            shift: chunk.trailing_zeros(),
+            current: KVec::from_elem(false, chunks, GFP_KERNEL)?,
+            sent: KVec::from_elem(false, chunks, GFP_KERNEL)?,
+            sectors: 0,
+        })
+    }
+
+    /// A range was written.
+    pub(super) fn mark(&mut self, range: Range) {
+        let first = (range.start() >> self.shift) as usize;
+        let last = ((range.end() - 1) >> self.shift) as usize;
+        if let Some(chunks) = self.current.get_mut(first..=last) {
+            chunks.fill(true);
+        }
+        self.sectors += range.len();
+    }
+
+    /// Sectors written since a flush was sent, or 0 where none is needed.
+    pub(super) fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// A flush is about to be sent; the one before has ended.
+    pub(super) fn send(&mut self) {
+        for (sent, current) in self.sent.iter_mut().zip(self.current.iter_mut()) {
+            *sent |= core::mem::take(current);
+        }
+        self.sectors = 0;
+    }
+
+    /// The flush has succeeded.
+    pub(super) fn secured(&mut self) {
+        self.sent.fill(false);
+    }
+
+    /// The clone may have lost what is marked: the regions of one more chunk, which is forgotten.
+    pub(super) fn lost(&mut self) -> Option<Span> {
+        let marked = |marks: &KVec<bool>| marks.iter().position(|mark| *mark);
+        let chunk = match marked(&self.sent) {
+            Some(chunk) => chunk,
+            None => {
+                self.send();
+                marked(&self.sent)?
+            }
+        };
+        self.take(chunk).map(|range| self.geometry.touched(range))
+    }
+
+    /// Takes over the marks of a target that nobody uses any more, as far as both go.
+    pub(super) fn adopt(&mut self, mut other: Self) {
+        let geometry = self.geometry;
+        while let Some(span) = other.lost() {
+            let range = other.geometry.sectors(span);
+            let end = range.end().min(geometry.len());
+            if let Some(range) = geometry.range(range.start(), end.saturating_sub(range.start())) {
+                self.mark(range);
+            }
+        }
+    }
+
+    /// The sectors of a chunk whose flush was sent, which it forgets.
+    fn take(&mut self, chunk: usize) -> Option<Range> {
+        if !core::mem::take(self.sent.get_mut(chunk)?) {
+            return None;
+        }
+        let start = (chunk as u64) << self.shift;
+        let len = (1 << self.shift).min(self.geometry.len() - start);
+        self.geometry.range(start, len)
+    }
+}
+
+#[kunit_tests(clone_rs_unflushed)]
+mod tests {
+    use super::*;
+
+    fn geometry(len: u64) -> Result<Geometry> {
+        Geometry::new(0, len, 0, 0, 8).map_err(|_| EINVAL)
+    }
+
+    fn lost(marks: &mut Unflushed) -> Result<KVec<(u64, u64)>> {
+        let mut spans = KVec::with_capacity(8, GFP_KERNEL)?;
+        while let Some(span) = marks.lost() {
+            spans.push((span.first(), span.end()), GFP_KERNEL)?;
+        }
+        Ok(spans)
+    }
+
+    #[test]
+    fn what_a_flush_has_secured_is_not_lost() -> Result {
+        let geometry = geometry(100)?;
+        let mut marks = Unflushed::new(geometry)?;
+        let range = |start, len| geometry.range(start, len).ok_or(EINVAL);
+        marks.mark(range(0, 9)?);
+        assert_eq!(marks.sectors(), 9);
+        marks.send();
+        assert_eq!(marks.sectors(), 0);
+        marks.mark(range(96, 4)?);
+        marks.secured();
+        assert_eq!(lost(&mut marks)?.as_slice(), &[(12, 13)]);
+        assert_eq!(lost(&mut marks)?.as_slice(), &[]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_no_flush_has_secured_is_lost() -> Result {
+        let geometry = geometry(100)?;
+        let mut marks = Unflushed::new(geometry)?;
+        marks.mark(geometry.range(8, 8).ok_or(EINVAL)?);
+        marks.send();
+        marks.mark(geometry.range(24, 8).ok_or(EINVAL)?);
+        assert_eq!(lost(&mut marks)?.as_slice(), &[(1, 2), (3, 4)]);
+        Ok(())
+    }
+
+    #[test]
+    fn large_targets_have_large_chunks() -> Result {
+        let geometry = geometry(8 << 20)?;
+        let mut marks = Unflushed::new(geometry)?;
+        assert!(marks.sent.len() as u64 <= CHUNKS);
+        marks.mark(geometry.range(2048, 1).ok_or(EINVAL)?);
+        assert_eq!(lost(&mut marks)?.as_slice(), &[(256, 512)]);
+        Ok(())
+    }
+
+    #[test]
+    fn marks_are_taken_over_as_far_as_they_go() -> Result {
+        let large = geometry(100)?;
+        let mut old = Unflushed::new(large)?;
+        old.mark(large.all());
+        old.send();
+        let mut new = Unflushed::new(geometry(20)?)?;
+        new.adopt(old);
+        assert_eq!(new.sectors(), 20);
+        assert_eq!(lost(&mut new)?.as_slice(), &[(0, 1), (1, 2), (2, 3)]);
+        Ok(())
+    }
+}
