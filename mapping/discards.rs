@@ -4,9 +4,9 @@
 //!
 //! What a discard leaves on the backing device is seen by a read that comes after it, and not by
 //! one before: no job may read where a discard is in flight. A discard enters here and then marks
-//! its regions; a job claims its regions and then looks here. Each of these steps is a full barrier,
-//! so one of the two sees the other: the job puts its regions back, or the discard finds them
-//! claimed, and they are skipped, or dirty, when the job has ended.
+//! its regions; a job claims its regions and then looks here. Each of these steps is a full
+//! barrier, so one of the two sees the other: the job puts its regions back, or the discard finds
+//! them claimed, and they are skipped, or dirty, when the job has ended.
 
 use super::geometry::{Geometry, Range};
 use kernel::{
@@ -17,7 +17,7 @@ use kernel::{
 /// The target is divided into at most so many stripes.
 const STRIPES: u64 = 1024;
 
-/// Counts them for each stripe of the target. A look is coarse, so it may see one that is only near.
+/// Counts them for each stripe of the target. A look is coarse: it may see one that is only near.
 ///
 /// Locking: none; any context.
 pub(super) struct Discards {

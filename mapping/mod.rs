@@ -9,7 +9,8 @@
 //!
 //! What keeps "in sync" true: a write makes its regions dirty when it ends; a job claims a region,
 //! which is not dirty from then on, and then reads it. So a write that ended before the claim is
-//! seen by the read, and one that ends after it leaves its regions dirty, whenever it was submitted.
+//! seen by the read, and one that ends after it leaves its regions dirty, whenever it was
+//! submitted.
 
 #![deny(unsafe_code)]
 
@@ -154,8 +155,8 @@ impl Mapping {
         }
     }
 
-    /// Claims regions for a job, see [`RegionMap::claim`]; `Err` where it has to keep away from them
-    /// for now.
+    /// Claims regions for a job, see [`RegionMap::claim`]; `Err` where it has to keep away from
+    /// them for now.
     pub(crate) fn claim(&self, from: u64, end: u64, most: u64) -> Option<Result<Claim, Claim>> {
         let claim = self.regions.claim(from, end, most)?;
         if self.discards.touch(self.geometry.sectors(claim.span)) {

@@ -23,7 +23,7 @@ impl Phase {
         Self(Atomic::new(COPYING))
     }
 
-    /// Whether all was in sync or skipped, and the clone was flushed, and nothing was written since.
+    /// Whether all was in sync or skipped, the clone was flushed, and nothing was written since.
     pub(crate) fn is_complete(&self) -> bool {
         self.0.load(Relaxed) == COMPLETE
     }
@@ -40,8 +40,8 @@ impl Phase {
         self.0.xchg(COMPLETING, Full);
     }
 
-    /// The regions were looked at, and the clone was flushed after that. Returns whether nothing was
-    /// made dirty since [`begin_completing`](Self::begin_completing).
+    /// The regions were looked at, and the clone was flushed after that. Returns whether nothing
+    /// was made dirty since [`begin_completing`](Self::begin_completing).
     pub(crate) fn complete(&self) -> bool {
         self.0.cmpxchg(COMPLETING, COMPLETE, Full).is_ok()
     }

@@ -69,7 +69,7 @@ pub(crate) struct RegionMap {
 impl RegionMap {
     /// The memory that the map of so many regions takes, in bytes.
     pub(crate) fn bytes(regions: u64) -> u64 {
-        regions.div_ceil(LANES) * (u64::BITS / 8) as u64
+        regions.div_ceil(LANES) * u64::from(u64::BITS / 8)
     }
 
     /// Allocates the map of so many regions, all of them dirty and never copied.
@@ -94,8 +94,8 @@ impl RegionMap {
         })
     }
 
-    /// How many regions are what. While regions change the counts lag behind them, but a region that
-    /// a write has dirtied is counted before the write is acknowledged.
+    /// How many regions are what. While regions change the counts lag behind them, but a region
+    /// that a write has dirtied is counted before the write is acknowledged.
     pub(crate) fn counts(&self) -> RegionCounts {
         // A count may be below 0 for a moment: a region's next change may be counted first.
         let of = |count: &Atomic<i64>| u64::try_from(count.load(Relaxed)).unwrap_or(0);
@@ -243,7 +243,8 @@ impl RegionMap {
         }
     }
 
-    /// Changes regions, a word in one step. `new` gets the old word and the bits that it may change.
+    /// Changes regions, a word in one step. `new` gets the old word and the bits that it may
+    /// change.
     #[inline]
     fn change(&self, span: Span, new: impl Fn(u64, u64) -> u64) {
         let mut at = span.first();
@@ -270,7 +271,7 @@ impl RegionMap {
         let difference =
             |of: fn(u64) -> u64| i64::from(of(new).count_ones()) - i64::from(of(old).count_ones());
         for (count, difference) in [
-            (&self.not_in_sync, difference(|word| any(word))),
+            (&self.not_in_sync, difference(any)),
             (
                 &self.skipped,
                 difference(|word| word >> 2 & D & !word & !(word >> 1)),

@@ -115,7 +115,7 @@ mod tests {
             }
         }
         // 10 MiB, and what was begun in the last tenth of a second.
-        assert!(sectors >= 20480 && sectors <= 20480 + 204);
+        assert!((20480..=20480 + 204).contains(&sectors));
     }
 
     #[test]

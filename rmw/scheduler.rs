@@ -23,7 +23,8 @@ enum Next {
     Nothing,
 }
 
-/// Begins all jobs that may begin, flushes the clone where that is due. Context: the engine's worker.
+/// Begins all jobs that may begin, and flushes the clone where that is due. Context: the engine's
+/// worker.
 pub(super) fn run(engine: &Arc<Engine>) {
     let most = jobs_at_once(engine);
     let wait = plugged(|| loop {
@@ -39,8 +40,8 @@ pub(super) fn run(engine: &Arc<Engine>) {
     }
 }
 
-/// How many jobs may be in flight: a quarter of `depth`, and at least one, while users wait for bios
-/// of the mapped device.
+/// How many jobs may be in flight: a quarter of `depth`, and at least one, while users wait for
+/// bios of the mapped device.
 fn jobs_at_once(engine: &Engine) -> u32 {
     let (depth, last) = {
         let shared = engine.shared.lock();

@@ -14,8 +14,8 @@ use core::mem::swap;
 use kernel::{prelude::*, sync::Arc};
 
 impl Engine {
-    /// A suspend begins; the user's I/O goes on for now. Unless it will copy the rest, jobs end here
-    /// already, where a signal ends the wait; what it leaves is waited for in
+    /// A suspend begins; the user's I/O goes on for now. Unless it will copy the rest, jobs end
+    /// here already, where a signal ends the wait; what it leaves is waited for in
     /// [`postsuspend`](Self::postsuspend).
     pub(crate) fn presuspend(&self, how: Suspend) {
         let mut shared = self.shared.lock();

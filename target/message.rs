@@ -100,8 +100,14 @@ pub(super) fn handle<'a>(
             .ok_or(Refusal::OutsideTarget { start, count })
     };
     match parse(args.iter().map(CStr::to_bytes))? {
-        Message::Start => Ok(engine.start()),
-        Message::Pause => Ok(engine.pause()),
+        Message::Start => {
+            engine.start();
+            Ok(())
+        }
+        Message::Pause => {
+            engine.pause();
+            Ok(())
+        }
         Message::Finish => engine.finish(),
         Message::Copy { start, count } => engine.copy(range(start, count)?),
         Message::Skip { start, count } => engine.skip(range(start, count)?),
@@ -112,7 +118,10 @@ pub(super) fn handle<'a>(
                 .map_err(|text| Refusal::Value(text, b"batch"))?;
             engine.tune(|pipeline| Pipeline { batch, ..pipeline })
         }
-        Message::Rate(rate) => Ok(engine.set_rate(rate)),
+        Message::Rate(rate) => {
+            engine.set_rate(rate);
+            Ok(())
+        }
         Message::Errors => {
             return Ok(Reply::Answer(|target, text| {
                 target.engine.write_errors(text)

@@ -56,8 +56,8 @@ pub(crate) enum IoctlAccess {
     Part,
 }
 
-/// What a message does: it acts or answers, never both, as libdm sends one again whose answer did not
-/// fit.
+/// What a message does: it acts or answers, never both, as libdm sends one again whose answer did
+/// not fit.
 pub(crate) enum Reply<T> {
     /// It has acted.
     Done,
@@ -464,8 +464,8 @@ impl<T: Target> OperationsVTable<T> {
         from_result(|| match mm::without_io(|| target.message(args))? {
             Reply::Done => Ok(0),
             Reply::Answer(answer) => {
-                // SAFETY: By this function's rules; `c_char` is a byte. The strings, which may be in
-                // the same place, are not used any more.
+                // SAFETY: By this function's rules; `c_char` is a byte. The strings, which may be
+                // in the same place, are not used any more.
                 let buffer =
                     unsafe { core::slice::from_raw_parts_mut(result.cast(), maxlen as usize) };
                 answer(target, &mut Text::new(buffer));
