@@ -196,7 +196,7 @@ impl Geometry {
     /// The regions from `first` up to `end`, or `None` where there are none, or not so many.
     pub(crate) fn span(&self, first: u64, end: u64) -> Option<Span> {
         // INVARIANT: Just checked.
-        (first < end && end <= self.regions()).then_some(Span {
+        (first < end && end <= self.regions()).then(|| Span {
             first,
             count: end - first,
         })
@@ -319,6 +319,7 @@ mod tests {
         // Start and length, the regions touched, those covered whole.
         for (start, len, touched, covered) in [
             (0, 1, (0, 1), None),
+            (1, 1, (0, 1), None),
             (0, 8, (0, 1), Some((0, 1))),
             (0, 9, (0, 2), Some((0, 1))),
             (7, 1, (0, 1), None),

@@ -115,6 +115,11 @@ impl RegionMap {
             .all(|word| word.load(Relaxed) & (D | C) == 0)
     }
 
+    /// Whether a region may be claimed: looks at all of them, until one is found.
+    pub(crate) fn has_claimable(&self) -> bool {
+        self.find(0, self.regions).is_some()
+    }
+
     /// Makes regions dirty: a write to them has ended, or they are to be copied again.
     #[inline]
     pub(crate) fn dirty(&self, span: Span) {
@@ -447,10 +452,13 @@ mod tests {
         let claim = map.claim(0, 20, 10).ok_or(EINVAL)?;
         map.put_aside(claim);
         assert_eq!(counts(&map), (0, 0, 0, 20, 10));
+        assert!(map.has_claimable());
         assert_eq!(claimed(map.claim(0, 20, 20)), Some((10, 20, true)));
         map.dirty(Span::new(2, 1));
         assert_eq!(claimed(map.claim(0, 20, 20)), Some((2, 3, true)));
+        assert!(!map.has_claimable());
         map.retry();
+        assert!(map.has_claimable());
         assert_eq!(counts(&map), (0, 0, 11, 9, 0));
         assert_eq!(claimed(map.claim(3, 20, 20)), Some((3, 10, true)));
         Ok(())

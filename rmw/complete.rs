@@ -25,8 +25,9 @@ pub(super) fn wrote(job: &Job<Ready>) {
 
 /// All of the run is.
 pub(super) fn copied(job: Job<Ready>) {
-    // A clone that was detached meanwhile may have lost it.
-    if job.engine.shared.lock().detached {
+    // Else a loss that comes after this finds the marks of all pieces, and makes their regions
+    // dirty.
+    if job.engine.shared.lock().losses != job.run.losses {
         return put_back(job);
     }
     job.engine.mapping.regions.copied(job.run.claim);
@@ -36,6 +37,7 @@ pub(super) fn copied(job: Job<Ready>) {
 /// The job may not go on; its regions wait again.
 pub(super) fn put_back<State>(job: Job<State>) {
     job.engine.mapping.regions.put_back(job.run.claim);
+    job.engine.shared.lock().plan.look_again();
     end(job);
 }
 
@@ -113,10 +115,9 @@ pub(super) fn failed(engine: &Arc<Engine>, side: Side, account: impl FnOnce(&mut
         if detach {
             shared.plan.clear();
         }
-        (
-            first,
-            detach && !core::mem::replace(&mut shared.detached, true),
-        )
+        let detached = detach && !core::mem::replace(&mut shared.detached, true);
+        shared.losses += u64::from(detached);
+        (first, detached)
     };
     if detached {
         pr_err!(

@@ -17,6 +17,8 @@ use kernel::{prelude::*, sync::Arc};
 pub(crate) enum Refused {
     /// The device is suspended.
     Suspended,
+    /// No bio goes to the clone before the next `start`.
+    Detached,
     /// Too many ranges wait already.
     Full,
     /// Nothing was started that could be finished.
@@ -53,6 +55,7 @@ impl Engine {
         let mut shared = self.shared.lock();
         shared.pause();
         shared.plan.clear();
+        self.ended.notify_all();
         drop(shared);
         self.wake();
     }
@@ -60,7 +63,7 @@ impl Engine {
     /// Has the next suspend that flushes copy the rest.
     pub(crate) fn finish(&self) -> Result<(), Refused> {
         let mut shared = self.shared.lock();
-        if shared.gate == Gate::Shut {
+        if shared.gate != Gate::Open {
             return Err(Refused::Suspended);
         }
         if shared.run != Run::Started {
@@ -73,14 +76,10 @@ impl Engine {
     /// Has the regions that a range touches copied, whatever they are, before all others.
     pub(crate) fn copy(self: &Arc<Self>, range: Range) -> Result<(), Refused> {
         let span = self.mapping.geometry.touched(range);
-        let shared = self.shared.lock();
-        if shared.gate == Gate::Shut {
-            return Err(Refused::Suspended);
-        }
-        if shared.plan.is_full() {
-            return Err(Refused::Full);
-        }
-        drop(shared);
+        // Nobody else makes the plan longer.
+        let _message = self.message.lock();
+        self.may_plan()?;
+        // Before the scheduler may look for them.
         let wake = self.mapping.dirty(span);
         let mut shared = self.shared.lock();
         let jobs = shared.pool.out() > 0;
@@ -91,9 +90,22 @@ impl Engine {
         added.map_err(|_| Refused::Full)
     }
 
+    fn may_plan(&self) -> Result<(), Refused> {
+        let shared = self.shared.lock();
+        if shared.gate != Gate::Open {
+            Err(Refused::Suspended)
+        } else if shared.detached {
+            Err(Refused::Detached)
+        } else if shared.plan.is_full() {
+            Err(Refused::Full)
+        } else {
+            Ok(())
+        }
+    }
+
     /// The regions that lie whole in a range are not to be copied, until they are written to.
     pub(crate) fn skip(self: &Arc<Self>, range: Range) -> Result<(), Refused> {
-        if self.shared.lock().gate == Gate::Shut {
+        if self.shared.lock().gate != Gate::Open {
             return Err(Refused::Suspended);
         }
         self.mapping.skip(range);
@@ -112,26 +124,32 @@ impl Engine {
         self: &Arc<Self>,
         change: impl FnOnce(Pipeline) -> Pipeline,
     ) -> Result<(), Refused> {
-        let _tuning = self.tuning.lock();
-        let (pipeline, missing) = {
+        let _message = self.message.lock();
+        let pipeline = {
             let shared = self.shared.lock();
-            if shared.gate == Gate::Shut {
+            if shared.gate != Gate::Open {
                 return Err(Refused::Suspended);
             }
-            let pipeline = change(shared.pool.pipeline());
-            (pipeline, shared.pool.missing(pipeline))
+            change(shared.pool.pipeline())
         };
         if !Self::fits_memory(pipeline, self.mapping.geometry.regions()) {
             return Err(Refused::NoMemory);
         }
-        let mut slots = pipeline
-            .slots(missing, &self.queue)
-            .map_err(|_| Refused::NoMemory)?;
-        // For those that will be of no use, and as the pool's own room.
-        slots
-            .reserve(Pipeline::MAX_DEPTH as usize, GFP_KERNEL)
-            .map_err(|_| Refused::NoMemory)?;
-        self.shared.lock().pool.change(pipeline, &mut slots);
+        loop {
+            let (missing, generation) = self.shared.lock().pool.missing(pipeline);
+            let mut slots = pipeline
+                .slots(generation, missing, &self.queue)
+                .map_err(|_| Refused::NoMemory)?;
+            // For those that will be of no use, and as the pool's own room.
+            slots
+                .reserve(Pipeline::MAX_DEPTH as usize, GFP_KERNEL)
+                .map_err(|_| Refused::NoMemory)?;
+            // More may be missing by now, as jobs that end take surplus slots away.
+            let changed = self.shared.lock().pool.change(pipeline, &mut slots);
+            if changed {
+                break;
+            }
+        }
         self.wake();
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::{
         device_mapper::{Device, DeviceName, MappedDevice, Suspend},
         ratelimit::RateLimit,
         sync::lock::irq_spinlock::{new_irq_spinlock, IrqSpinLock},
-        workqueue::{run_after, OwnedQueue, RepeatedItem},
+        workqueue::{run_later, run_now, OwnedQueue, RepeatedItem},
     },
     mapping::{Mapping, Wake},
 };
@@ -26,7 +26,7 @@ use kernel::{
     prelude::*,
     str::CString,
     sync::{Arc, CondVar, Mutex},
-    time::{msecs_to_jiffies, Delta, Jiffies},
+    time::{msecs_to_jiffies, Delta},
     workqueue::{DelayedWork, WorkItem},
 };
 
@@ -94,6 +94,9 @@ pub(super) struct Shared {
     pub(super) armed: bool,
     /// The kind of the last suspend.
     pub(super) suspend: Suspend,
+    /// How many writes the mapped device had ended at the last suspend, see
+    /// [`MappedDevice::ended_writes`].
+    pub(super) ended_writes: Option<u64>,
     pub(super) pool: Pool,
     pub(super) plan: Plan,
     pub(super) pace: Pace,
@@ -106,6 +109,9 @@ pub(super) struct Shared {
     pub(super) flushing: bool,
     /// No bio goes to the clone.
     pub(super) detached: bool,
+    /// How often the clone may have lost what was written on it: what a job has written while this
+    /// has changed is not in sync.
+    pub(super) losses: u64,
     /// Whether the clone could not be flushed since the last `start`.
     pub(super) flush_failed: bool,
     /// Whether anything failed since the last `start`.
@@ -120,7 +126,7 @@ pub(super) struct Shared {
 /// and theirs must not be the last, as the engine's queue can't be destroyed by its own work.
 ///
 /// Locking: `shared` may be taken in any context. Under it only the locks of wait queues and
-/// workqueues are taken, no bio is submitted, and no slot is freed. `tuning` is taken before it.
+/// workqueues are taken, no bio is submitted, and no slot is freed. `message` is taken before it.
 #[pin_data]
 pub(crate) struct Engine {
     pub(super) name: DeviceName,
@@ -131,9 +137,9 @@ pub(crate) struct Engine {
     pub(super) policy: Policy,
     #[pin]
     pub(super) shared: IrqSpinLock<Shared>,
-    /// Held while slots are allocated for another pipeline.
+    /// Held by messages that take more than one step.
     #[pin]
-    pub(super) tuning: Mutex<()>,
+    pub(super) message: Mutex<()>,
     /// Signalled when the last slot comes home, and when copying ends.
     #[pin]
     pub(super) ended: CondVar,
@@ -189,6 +195,7 @@ impl Engine {
             run: Run::Idle,
             armed: false,
             suspend: Suspend::Flush,
+            ended_writes: None,
             pool: Pool::new(pipeline, &queue)?,
             plan: Plan::new()?,
             pace: Pace::new(rate),
@@ -197,6 +204,7 @@ impl Engine {
             unflushed: Unflushed::new(mapping.geometry)?,
             flushing: false,
             detached: false,
+            losses: 0,
             flush_failed: false,
             failed: false,
             errors: ErrorList::new()?,
@@ -211,7 +219,7 @@ impl Engine {
                 mapping,
                 policy,
                 shared <- new_irq_spinlock!(shared, "dm_clone_rs::Engine::shared"),
-                tuning <- new_mutex!((), "dm_clone_rs::Engine::tuning"),
+                message <- new_mutex!((), "dm_clone_rs::Engine::message"),
                 ended <- new_condvar!("dm_clone_rs::Engine::ended"),
                 log <- RateLimit::new(c"dm_clone_rs: copy"),
                 scheduler <- new_delayed_work!("dm_clone_rs::Engine::scheduler"),
@@ -223,7 +231,11 @@ impl Engine {
 
     /// Has the scheduler look for work. Context: any.
     pub(crate) fn wake(self: &Arc<Self>) {
-        self.wake_after(0);
+        let shared = self.shared.lock();
+        // Under the lock, so that nothing is queued any more once the gate is shut for good.
+        if shared.gate != Gate::Shut {
+            run_now(self);
+        }
     }
 
     /// The same, where a change asks for it.
@@ -235,22 +247,24 @@ impl Engine {
         }
     }
 
-    /// Has the scheduler look for work later, if nothing wakes it before.
+    /// Has the scheduler look for work later, if it is not to look before anyway.
     pub(super) fn wake_in(self: &Arc<Self>, delay: Delta) {
         let millis = delay.as_micros_ceil() / 1000 + 1;
-        self.wake_after(msecs_to_jiffies(millis.try_into().unwrap_or(u32::MAX)));
-    }
-
-    fn wake_after(self: &Arc<Self>, delay: Jiffies) {
+        let delay = msecs_to_jiffies(millis.try_into().unwrap_or(u32::MAX));
         let shared = self.shared.lock();
-        // Under the lock, so that nothing is queued any more once the gate is shut for good.
         if shared.gate != Gate::Shut {
-            run_after(self, delay);
+            run_later(self, delay);
         }
     }
 
-    /// Takes a slot back. Context: process.
+    /// Takes back a slot whose task has ended. Context: process.
     pub(super) fn put_home(self: &Arc<Self>, slot: Pin<KBox<Slot>>) {
+        self.put_back(slot);
+        self.wake();
+    }
+
+    /// Takes back a slot, of whatever use it was; a suspend may wait for it.
+    pub(super) fn put_back(&self, slot: Pin<KBox<Slot>>) {
         let mut shared = self.shared.lock();
         let of_no_use = shared.pool.put(slot);
         if shared.pool.out() == 0 {
@@ -258,7 +272,6 @@ impl Engine {
         }
         drop(shared);
         drop(of_no_use);
-        self.wake();
     }
 
     /// Whether jobs may neither begin nor go on.

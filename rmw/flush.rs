@@ -4,7 +4,7 @@
 
 use super::{
     complete,
-    engine::{Engine, Gate, Run},
+    engine::{Engine, Gate, Run, Shared},
     errors::Side,
     job::{self, Task},
     slot::Slot,
@@ -15,52 +15,83 @@ use kernel::{prelude::*, sync::Arc};
 /// is copied again at most where it is lost.
 const EVERY: u64 = 1 << 21;
 
-/// Flushes the clone where that is due: while jobs go on now and then, and when nothing is left to
-/// do. The scheduler calls this when it has begun all jobs that it can.
-pub(super) fn consider(engine: &Arc<Engine>) {
+/// Flushes the clone now and then while jobs go on. The scheduler calls this before it gives all
+/// slots to jobs.
+pub(super) fn now_and_then(engine: &Arc<Engine>) {
+    let due = engine.shared.lock().unflushed.sectors() >= EVERY;
+    if due {
+        submit(engine);
+    }
+}
+
+/// Flushes the clone when nothing is left to do. The scheduler calls this when it has begun all jobs
+/// that it can; it `waits` if it will look for more by itself.
+pub(super) fn at_rest(engine: &Arc<Engine>, waits: bool) {
     let mapping = &engine.mapping;
-    let completing = {
-        let mut shared = engine.shared.lock();
-        if shared.gate == Gate::Shut || shared.detached || shared.flushing || shared.flush_failed {
+    let counts = {
+        let shared = engine.shared.lock();
+        if !shared.may_flush() || shared.pool.out() > 0 || !shared.plan.is_empty() {
             return;
         }
         let counts = mapping.regions.counts();
-        let at_rest = shared.pool.out() == 0 && shared.plan.is_empty();
-        if at_rest && counts.dirty > 0 && counts.dirty == counts.aside {
-            // Nothing is left but what can't be read.
-            shared.pause();
-            engine.ended.notify_all();
-        }
-        let resting = at_rest && (counts.dirty == 0 || shared.run != Run::Started);
-        let written = shared.unflushed.sectors();
-        let completing = resting && counts.dirty == 0 && !mapping.phase.is_complete();
-        if !(completing || resting && written > 0 || written >= EVERY) {
+        if counts.dirty > 0 && shared.run == Run::Started {
+            None
+        } else if counts.dirty > 0 && shared.unflushed.sectors() == 0 {
             return;
+        } else {
+            Some(counts)
         }
-        completing
     };
-    if completing {
-        mapping.phase.begin_completing();
-        // Each count of the map lags behind; only a look at all regions after that step is true.
-        if !mapping.regions.is_clean() {
-            let _ = mapping.phase.step_back();
-            return engine.wake();
+    match counts {
+        // Something was made dirty after the scheduler had looked, when nobody was told of it.
+        None if mapping.regions.has_claimable() => {
+            if !waits {
+                engine.wake();
+            }
+        }
+        // Nothing is left but what can't be read.
+        None => {
+            engine.shared.lock().pause();
+            engine.ended.notify_all();
+            engine.wake();
+        }
+        Some(counts) if counts.dirty > 0 => submit(engine),
+        Some(_) if mapping.phase.is_complete() => {}
+        Some(_) => {
+            mapping.phase.begin_completing();
+            // The counts of the map lag behind; only a look at all regions after that step is true.
+            if mapping.regions.is_clean() {
+                submit(engine);
+            } else {
+                let _ = mapping.phase.step_back();
+                engine.wake();
+            }
         }
     }
-    let slot = {
+}
+
+/// Sends a flush, where there is a slot for it.
+fn submit(engine: &Arc<Engine>) {
+    let mut slot = {
         let mut shared = engine.shared.lock();
-        if shared.gate == Gate::Shut {
-            None
-        } else {
-            shared.pool.take().inspect(|_| {
-                shared.flushing = true;
-                shared.unflushed.send();
-            })
+        if !shared.may_flush() {
+            return;
         }
+        let Some(slot) = shared.pool.take() else {
+            return;
+        };
+        shared.flushing = true;
+        shared.unflushed.send();
+        slot
     };
-    if let Some(mut slot) = slot {
-        slot.as_mut().bio_mut().prepare_flush(&engine.clone);
-        job::submit(slot, engine.clone(), Task::Flush);
+    slot.as_mut().bio_mut().prepare_flush(&engine.clone);
+    job::submit(slot, engine.clone(), Task::Flush);
+}
+
+impl Shared {
+    /// Whether a flush may be sent: one at a time, none to a clone that could not be flushed.
+    fn may_flush(&self) -> bool {
+        self.gate != Gate::Shut && !self.detached && !self.flushing && !self.flush_failed
     }
 }
 
@@ -84,6 +115,7 @@ pub(super) fn ended(slot: Pin<KBox<Slot>>, engine: Arc<Engine>, errno: c_int) {
             );
         }
         // What it was to secure is dirty before anything else is said of it.
+        engine.shared.lock().losses += 1;
         engine.suspect_unflushed();
         complete::failed(&engine, Side::Clone, |shared| {
             shared.flushing = false;

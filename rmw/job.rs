@@ -27,6 +27,8 @@ pub(super) struct Run {
     /// Those that are still to be copied after that.
     pub(super) rest: Option<Range>,
     pub(super) priority: Priority,
+    /// How often the clone may have lost something when the job began.
+    pub(super) losses: u64,
 }
 
 /// A copy of one run of regions, piece by piece.
@@ -44,6 +46,7 @@ impl Job<Claimed> {
         engine: Arc<Engine>,
         claim: Claim,
         priority: Priority,
+        losses: u64,
     ) -> Self {
         let (piece, rest) = engine
             .mapping
@@ -55,6 +58,7 @@ impl Job<Claimed> {
             piece,
             rest,
             priority,
+            losses,
         };
         Self::new(slot, engine, run)
     }

@@ -23,6 +23,9 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// How long to wait for what will happen soon, but does not tell.
+    pub(super) const SOON: Delta = Delta::from_millis(2);
+
     /// Lets everything begin now.
     pub(super) fn new(rate: u32) -> Self {
         Self {

@@ -14,9 +14,11 @@ struct Planned {
     span: Span,
     /// The next region to look at.
     next: u64,
-    /// Whether a job that began before the message may still have regions of it, which must be
-    /// looked at again when those jobs have ended.
+    /// Whether all are to be looked at again: a job that began before the message may have had some
+    /// of them, or one has put some back.
     again: bool,
+    /// Whether some have to wait for a discard, whose end has the scheduler look for work.
+    kept_away: bool,
 }
 
 /// First come, first served. Locking: its owner's.
@@ -29,7 +31,7 @@ pub(super) struct Plan {
 pub(super) enum Search {
     /// Dirty regions from the first one up to the second one.
     Look(u64, u64),
-    /// All regions were looked at: jobs must end before some are looked at again.
+    /// All regions were looked at: jobs must end, or a discard, before more is to be done.
     Wait,
     /// There is no range.
     Empty,
@@ -41,6 +43,13 @@ impl Plan {
         Ok(Self {
             ranges: KVec::with_capacity(MAX_RANGES, GFP_KERNEL)?,
         })
+    }
+
+    /// What stands for a plan that was taken away; allocates nothing.
+    pub(super) fn none() -> Self {
+        Self {
+            ranges: KVec::new(),
+        }
     }
 
     /// Whether nothing waits.
@@ -60,27 +69,46 @@ impl Plan {
             span,
             next: span.first(),
             again: jobs,
+            kept_away: false,
         };
         self.ranges.push_within_capacity(planned).map_err(|_| EBUSY)
     }
 
-    /// What to look for next, while jobs are in flight or not.
+    /// What to look for next, while jobs are in flight or not. A range is done when no job is in
+    /// flight any more and none of it is to be looked at again.
     pub(super) fn search(&mut self, jobs: bool) -> Search {
         while let Some(first) = self.ranges.first_mut() {
             if first.next < first.span.end() {
                 return Search::Look(first.next, first.span.end());
             }
-            if !first.again {
-                let _ = self.ranges.remove(0);
-                continue;
-            }
             if jobs {
                 return Search::Wait;
             }
-            first.again = false;
-            first.next = first.span.first();
+            if core::mem::take(&mut first.kept_away) {
+                first.again = true;
+                return Search::Wait;
+            }
+            if core::mem::take(&mut first.again) {
+                first.next = first.span.first();
+            } else {
+                let _ = self.ranges.remove(0);
+            }
         }
         Search::Empty
+    }
+
+    /// A discard kept a job away from some regions of that search.
+    pub(super) fn keep_away(&mut self) {
+        if let Some(first) = self.ranges.first_mut() {
+            first.kept_away = true;
+        }
+    }
+
+    /// A job has put its regions back, which may be some of the first range.
+    pub(super) fn look_again(&mut self) {
+        if let Some(first) = self.ranges.first_mut() {
+            first.again = true;
+        }
     }
 
     /// That search went up to `to`; the plan may have been emptied and refilled meanwhile.
@@ -132,9 +160,11 @@ mod tests {
         plan.advance(search, 110);
         assert_eq!(plan.search(true), Search::Look(110, 120));
         pass(&mut plan, true, 120);
-        assert_eq!(plan.search(true), Search::Look(0, 8));
-        pass(&mut plan, true, 8);
-        assert_eq!(plan.search(true), Search::Empty);
+        assert_eq!(plan.search(true), Search::Wait);
+        assert_eq!(plan.search(false), Search::Look(0, 8));
+        pass(&mut plan, false, 8);
+        assert!(!plan.is_empty());
+        assert_eq!(plan.search(false), Search::Empty);
         assert!(plan.is_empty());
         Ok(())
     }
@@ -147,7 +177,31 @@ mod tests {
         assert_eq!(plan.search(true), Search::Wait);
         assert_eq!(plan.search(false), Search::Look(0, 8));
         pass(&mut plan, false, 8);
-        assert_eq!(plan.search(true), Search::Empty);
+        assert_eq!(plan.search(false), Search::Empty);
+        Ok(())
+    }
+
+    #[test]
+    fn what_jobs_put_back_is_looked_at_again() -> Result {
+        let mut plan = Plan::new()?;
+        plan.add(span(0, 8)?, false)?;
+        pass(&mut plan, false, 8);
+        assert_eq!(plan.search(true), Search::Wait);
+        plan.look_again();
+        assert_eq!(plan.search(false), Search::Look(0, 8));
+        pass(&mut plan, false, 8);
+        assert_eq!(plan.search(false), Search::Empty);
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_discard_holds_is_looked_at_when_something_has_ended() -> Result {
+        let mut plan = Plan::new()?;
+        plan.add(span(0, 8)?, false)?;
+        plan.keep_away();
+        pass(&mut plan, false, 8);
+        assert_eq!(plan.search(false), Search::Wait);
+        assert_eq!(plan.search(false), Search::Look(0, 8));
         Ok(())
     }
 

@@ -36,16 +36,17 @@ impl Pipeline {
         u64::from(self.depth) * u64::from(self.batch) * SECTOR_SIZE as u64
     }
 
-    /// Allocates `count` slots. Context: process, may sleep. Errors: `ENOMEM`.
+    /// Allocates `count` slots of a generation. Context: process, may sleep. Errors: `ENOMEM`.
     pub(super) fn slots(
         self,
+        generation: u64,
         count: u32,
         queue: &Arc<OwnedQueue>,
     ) -> Result<KVec<Pin<KBox<Slot>>>> {
         let set = Arc::pin_init(BioSet::new(count), GFP_KERNEL)?;
         let mut slots = KVec::with_capacity(count as usize, GFP_KERNEL)?;
         for _ in 0..count {
-            let slot = Slot::new(queue.clone(), set.clone(), self.batch)?;
+            let slot = Slot::new(queue.clone(), set.clone(), self.batch, generation)?;
             slots.push_within_capacity(slot).map_err(|_| ENOMEM)?;
         }
         Ok(slots)
@@ -59,15 +60,17 @@ pub(super) struct Pool {
     home: KVec<Pin<KBox<Slot>>>,
     /// How many are not at home.
     out: u32,
-    /// How many there are that fit `pipeline`, at home or not.
+    /// How many there are that fit `pipeline`, at home or not: those of this generation.
     fit: u32,
+    /// How often `batch` was changed.
+    generation: u64,
 }
 
 impl Pool {
     /// Allocates a full pool. Errors: `ENOMEM`.
     pub(super) fn new(pipeline: Pipeline, queue: &Arc<OwnedQueue>) -> Result<Self> {
         let mut home = KVec::with_capacity(Pipeline::MAX_DEPTH as usize, GFP_KERNEL)?;
-        for slot in pipeline.slots(pipeline.depth, queue)? {
+        for slot in pipeline.slots(0, pipeline.depth, queue)? {
             home.push_within_capacity(slot).map_err(|_| ENOMEM)?;
         }
         Ok(Self {
@@ -75,6 +78,7 @@ impl Pool {
             home,
             out: 0,
             fit: pipeline.depth,
+            generation: 0,
         })
     }
 
@@ -101,7 +105,7 @@ impl Pool {
     /// Takes a slot back; one that is of no use any more is returned, to be dropped without a lock.
     pub(super) fn put(&mut self, slot: Pin<KBox<Slot>>) -> Option<Pin<KBox<Slot>>> {
         self.out = self.out.saturating_sub(1);
-        if slot.batch() != self.pipeline.batch {
+        if slot.generation() != self.generation {
             return Some(slot);
         }
         if self.fit > self.pipeline.depth {
@@ -114,23 +118,28 @@ impl Pool {
         None
     }
 
-    /// How many slots another pipeline needs that are not there yet.
-    pub(super) fn missing(&self, pipeline: Pipeline) -> u32 {
+    /// How many slots another pipeline needs that are not there yet, and their generation.
+    pub(super) fn missing(&self, pipeline: Pipeline) -> (u32, u64) {
         if pipeline.batch == self.pipeline.batch {
-            pipeline.depth.saturating_sub(self.fit)
+            (pipeline.depth.saturating_sub(self.fit), self.generation)
         } else {
-            pipeline.depth
+            (pipeline.depth, self.generation + 1)
         }
     }
 
-    /// Changes to another pipeline, with so many slots as were [`missing`](Self::missing). Those at
-    /// home that are of no use any more are left in `slots`, which has room for them; those in
-    /// flight are returned when they come home.
-    pub(super) fn change(&mut self, pipeline: Pipeline, slots: &mut KVec<Pin<KBox<Slot>>>) {
-        if pipeline.batch != self.pipeline.batch {
+    /// Changes to another pipeline, with the slots that were [`missing`](Self::missing), unless
+    /// more are by now; returns whether it did. Those at home that are of no use any more are left
+    /// in `slots`, which has room for them; those in flight are returned when they come home.
+    pub(super) fn change(&mut self, pipeline: Pipeline, slots: &mut KVec<Pin<KBox<Slot>>>) -> bool {
+        let (missing, generation) = self.missing(pipeline);
+        if missing as usize > slots.len() {
+            return false;
+        }
+        if generation != self.generation {
             // Both have room for the largest depth.
             core::mem::swap(&mut self.home, slots);
             self.fit = pipeline.depth;
+            self.generation = generation;
         } else {
             while let Some(slot) = slots.pop() {
                 let _ = self.home.push_within_capacity(slot);
@@ -145,5 +154,6 @@ impl Pool {
             }
         }
         self.pipeline = pipeline;
+        true
     }
 }

@@ -7,6 +7,7 @@ use super::{
     engine::{Engine, Gate, Run, Shared},
     flush,
     job::{Claimed, Job},
+    pace::Pace,
     plan::Search,
     read,
 };
@@ -26,15 +27,17 @@ enum Next {
 /// Begins all jobs that may begin, and flushes the clone where that is due. Context: the engine's
 /// worker.
 pub(super) fn run(engine: &Arc<Engine>) {
+    flush::now_and_then(engine);
     let most = jobs_at_once(engine);
+    let mut passes = 0;
     let wait = plugged(|| loop {
-        match next(engine, most) {
+        match next(engine, most, &mut passes) {
             Next::Job(job) => read::submit(job),
             Next::Wait(delay) => return Some(delay),
             Next::Nothing => return None,
         }
     });
-    flush::consider(engine);
+    flush::at_rest(engine, wait.is_some());
     if let Some(delay) = wait {
         engine.wake_in(delay);
     }
@@ -54,59 +57,69 @@ fn jobs_at_once(engine: &Engine) -> u32 {
     }
 }
 
-fn next(engine: &Arc<Engine>, most: u32) -> Next {
+fn next(engine: &Arc<Engine>, most: u32, passes: &mut u32) -> Next {
     loop {
         let mut shared = engine.shared.lock();
         if shared.gate == Gate::Shut || shared.detached || shared.pool.out() >= most {
             return Next::Nothing;
         }
-        let search = match search(engine, &mut shared) {
-            Ok(search) => search,
+        let place = match look(engine, &mut shared, passes) {
+            Ok(place) => place,
             Err(next) => return next,
         };
-        let (from, end) = search.bounds();
         let Some(slot) = shared.pool.take() else {
             return Next::Nothing;
         };
-        let regions =
-            shared.pace.most(shared.pool.pipeline().batch) / engine.mapping.geometry.region_size();
-        // The map is looked through without the lock: it may be large.
+        let sectors = shared.pace.most(shared.pool.pipeline().batch);
+        let losses = shared.losses;
         drop(shared);
-        let found = engine.mapping.claim(from, end, regions.max(1));
+
+        // Without the lock: the map may be large.
+        let (from, end) = place.bounds();
+        let regions = (sectors / engine.mapping.geometry.region_size()).max(1);
+        let found = engine.mapping.claim(from, end, regions);
 
         let mut shared = engine.shared.lock();
-        let (claim, to) = match found {
-            None => (None, end),
-            // A discard is in flight there: its end wakes us.
-            Some(Err(claim)) => (None, claim.span.end()),
-            Some(Ok(claim)) => (Some(claim), claim.span.end()),
+        let claim = match found {
+            Some(Ok(claim)) => claim,
+            None => {
+                place.advance(&mut shared, end);
+                drop(shared);
+                engine.put_back(slot);
+                continue;
+            }
+            Some(Err(claim)) => {
+                if let Place::Plan(..) = place {
+                    shared.plan.keep_away();
+                }
+                place.advance(&mut shared, claim.span.end());
+                drop(shared);
+                engine.put_back(slot);
+                continue;
+            }
         };
-        search.advance(&mut shared, to);
-        let Some(claim) = claim else {
-            let of_no_use = shared.pool.put(slot);
-            drop(shared);
-            drop(of_no_use);
-            continue;
-        };
-        let now = shared.pace.now();
-        let sectors = engine.mapping.geometry.sectors(claim.span).len();
-        shared.pace.job(now, sectors);
+        place.advance(&mut shared, claim.span.end());
+        if shared.gate != Gate::Final {
+            let now = shared.pace.now();
+            let sectors = engine.mapping.geometry.sectors(claim.span).len();
+            shared.pace.job(now, sectors);
+        }
         let priority = priority(&mut shared);
         drop(shared);
-        return Next::Job(Job::begin(slot, engine.clone(), claim, priority));
+        return Next::Job(Job::begin(slot, engine.clone(), claim, priority, losses));
     }
 }
 
 /// Where the next regions are looked for.
 #[derive(Clone, Copy)]
-enum Where {
+enum Place {
     /// In what `copy` messages have asked for.
     Plan(Search, u64, u64),
     /// In the rest of the pass.
     Pass(u64, u64),
 }
 
-impl Where {
+impl Place {
     fn bounds(self) -> (u64, u64) {
         match self {
             Self::Plan(_, from, end) | Self::Pass(from, end) => (from, end),
@@ -122,13 +135,13 @@ impl Where {
     }
 }
 
-/// Decides where to look, or that this has to wait.
-fn search(engine: &Engine, shared: &mut Shared) -> Result<Where, Next> {
+/// Decides where to look, or that this has to wait. `passes` counts those that begin.
+fn look(engine: &Engine, shared: &mut Shared, passes: &mut u32) -> Result<Place, Next> {
     let jobs = shared.pool.out() > 0;
     let now = shared.pace.now();
     let last = shared.gate == Gate::Final;
     let place = match shared.plan.search(jobs) {
-        search @ Search::Look(from, end) => Where::Plan(search, from, end),
+        search @ Search::Look(from, end) => Place::Plan(search, from, end),
         Search::Wait => return Err(Next::Nothing),
         Search::Empty => {
             if shared.run != Run::Started {
@@ -140,13 +153,17 @@ fn search(engine: &Engine, shared: &mut Shared) -> Result<Where, Next> {
                 if counts.dirty <= counts.aside {
                     return Err(Next::Nothing);
                 }
-                if let Some(delay) = shared.pace.pass_in(now).filter(|_| !last) {
+                let delay = shared.pace.pass_in(now).filter(|_| !last);
+                // Bios are plugged, and what is dirty may be waiting for one of them.
+                let delay = delay.or((*passes > 0).then_some(Pace::SOON));
+                if let Some(delay) = delay {
                     return Err(Next::Wait(delay));
                 }
+                *passes += 1;
                 shared.pace.pass(now);
                 shared.cursor = 0;
             }
-            Where::Pass(shared.cursor, regions)
+            Place::Pass(shared.cursor, regions)
         }
     };
     match shared.pace.job_in(now).filter(|_| !last) {

@@ -24,8 +24,10 @@ pub(super) struct Slot {
     work: Work<Slot>,
     /// Keeps the queue alive until the work has run.
     queue: Arc<OwnedQueue>,
-    /// The `batch` that it was made for.
-    batch: u32,
+    /// How many sectors its memory holds.
+    sectors: u32,
+    /// Which of the pool's generations it belongs to.
+    generation: u64,
     bio: BufferedBio,
     /// What the worker has to do; `None` while a [`job::Job`] or the engine has the slot.
     flight: Option<Flight>,
@@ -41,13 +43,15 @@ impl Slot {
         queue: Arc<OwnedQueue>,
         set: Arc<BioSet>,
         batch: u32,
+        generation: u64,
     ) -> Result<Pin<KBox<Self>>> {
         let bio = BufferedBio::new(set, batch)?;
         KBox::pin_init(
             pin_init!(Self {
                 work <- new_work!("dm_clone_rs::Slot::work"),
                 queue,
-                batch,
+                sectors: batch,
+                generation,
                 bio,
                 flight: None,
             }),
@@ -55,14 +59,14 @@ impl Slot {
         )
     }
 
-    /// The `batch` that it was made for.
-    pub(super) fn batch(&self) -> u32 {
-        self.batch
+    /// Which of the pool's generations it belongs to.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// How many sectors its memory holds.
     pub(super) fn sectors(&self) -> u64 {
-        self.batch.into()
+        self.sectors.into()
     }
 
     /// The bio, to be prepared.

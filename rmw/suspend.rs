@@ -34,7 +34,9 @@ impl Engine {
     /// The user's I/O has ended. After this nothing of ours is in flight.
     pub(crate) fn postsuspend(self: &Arc<Self>) {
         self.shut_and_drain();
+        let ended_writes = self.mapped_device.ended_writes();
         let mut shared = self.shared.lock();
+        shared.ended_writes = ended_writes;
         if shared.suspend == Suspend::Flush && core::mem::take(&mut shared.armed) {
             drop(shared);
             self.copy_rest();
@@ -96,38 +98,53 @@ impl Engine {
         shared.run == Run::Started && !shared.flush_failed && !self.mapping.phase.is_complete()
     }
 
+    /// Whether nothing was written on the mapped device since this target was suspended, as far as
+    /// that can be told: another table may have been live since, while the core is still about to
+    /// destroy ours.
+    pub(crate) fn is_up_to_date(&self) -> bool {
+        let now = self.mapped_device.ended_writes();
+        now.is_some() && now == self.shared.lock().ended_writes
+    }
+
     /// Takes over the work of a target that is suspended and will not be resumed, before this one
-    /// is.
-    pub(crate) fn adopt(&self, other: &Self) -> Result {
-        let mut unflushed = Unflushed::new(self.mapping.geometry)?;
-        let mut old_unflushed = Unflushed::new(other.mapping.geometry)?;
-        let mut errors = ErrorList::new()?;
-        let mut plan = Plan::new()?;
+    /// is. Allocates nothing: the device is suspended, so reclaim may wait for it.
+    pub(crate) fn adopt(&self, other: &Self) {
         self.mapping.adopt(&other.mapping);
 
         // One lock after the other: nothing changes any more in the other.
+        let mut old_unflushed = Unflushed::none(other.mapping.geometry);
+        let mut errors = ErrorList::none();
+        let mut plan = Plan::none();
         let mut theirs = other.shared.lock();
         swap(&mut theirs.unflushed, &mut old_unflushed);
         swap(&mut theirs.errors, &mut errors);
         swap(&mut theirs.plan, &mut plan);
-        let (run, cursor, counters) = (theirs.run, theirs.cursor, theirs.counters);
+        let (run, armed, cursor, counters) =
+            (theirs.run, theirs.armed, theirs.cursor, theirs.counters);
         let (detached, flush_failed, failed) =
             (theirs.detached, theirs.flush_failed, theirs.failed);
         drop(theirs);
 
+        let mut unflushed = Unflushed::none(self.mapping.geometry);
+        swap(&mut self.shared.lock().unflushed, &mut unflushed);
         unflushed.adopt(old_unflushed);
         plan.cut(self.mapping.geometry.regions());
+
         let mut ours = self.shared.lock();
         swap(&mut ours.unflushed, &mut unflushed);
         swap(&mut ours.errors, &mut errors);
         swap(&mut ours.plan, &mut plan);
-        ours.run = run;
         ours.cursor = cursor;
         ours.counters = counters;
         ours.detached = detached;
         ours.flush_failed = flush_failed;
         ours.failed = failed;
-        Ok(())
+        // A message may have come since the tables were swapped.
+        if ours.run == Run::Idle {
+            ours.run = run;
+            ours.armed = armed;
+        }
+        drop(ours);
     }
 
     /// Whether nothing was said to this engine.

@@ -41,6 +41,17 @@ impl Unflushed {
         })
     }
 
+    /// What stands for marks that were taken away; allocates nothing.
+    pub(super) fn none(geometry: Geometry) -> Self {
+        Self {
+            geometry,
+            shift: 0,
+            current: KVec::new(),
+            sent: KVec::new(),
+            sectors: 0,
+        }
+    }
+
     /// A range was written.
     pub(super) fn mark(&mut self, range: Range) {
         let first = (range.start() >> self.shift) as usize;
@@ -71,15 +82,21 @@ impl Unflushed {
 
     /// The clone may have lost what is marked: the regions of one more chunk, which is forgotten.
     pub(super) fn lost(&mut self) -> Option<Span> {
-        let marked = |marks: &KVec<bool>| marks.iter().position(|mark| *mark);
-        let chunk = match marked(&self.sent) {
-            Some(chunk) => chunk,
-            None => {
-                self.send();
-                marked(&self.sent)?
-            }
+        let found = [&mut self.sent, &mut self.current]
+            .into_iter()
+            .find_map(|marks| {
+                let chunk = marks.iter().position(|mark| *mark)?;
+                *marks.get_mut(chunk)? = false;
+                Some(chunk)
+            });
+        let Some(chunk) = found else {
+            self.sectors = 0;
+            return None;
         };
-        self.take(chunk).map(|range| self.geometry.touched(range))
+        let start = (chunk as u64) << self.shift;
+        let len = (1 << self.shift).min(self.geometry.len() - start);
+        let range = self.geometry.range(start, len)?;
+        Some(self.geometry.touched(range))
     }
 
     /// Takes over the marks of a target that nobody uses any more, as far as both go.
@@ -92,16 +109,6 @@ impl Unflushed {
                 self.mark(range);
             }
         }
-    }
-
-    /// The sectors of a chunk whose flush was sent, which it forgets.
-    fn take(&mut self, chunk: usize) -> Option<Range> {
-        if !core::mem::take(self.sent.get_mut(chunk)?) {
-            return None;
-        }
-        let start = (chunk as u64) << self.shift;
-        let len = (1 << self.shift).min(self.geometry.len() - start);
-        self.geometry.range(start, len)
     }
 }
 

@@ -54,7 +54,9 @@ impl Refusal<'_> {
             | Self::Value(..)
             | Self::OutsideTarget { .. }
             | Self::Engine(rmw::Refused::NotStarted) => EINVAL,
-            Self::Engine(rmw::Refused::Suspended | rmw::Refused::Full) => EBUSY,
+            Self::Engine(rmw::Refused::Suspended | rmw::Refused::Detached | rmw::Refused::Full) => {
+                EBUSY
+            }
             Self::Engine(rmw::Refused::NoMemory) => ENOMEM,
         }
     }
@@ -80,6 +82,7 @@ impl fmt::Display for Refusal<'_> {
                 )
             }
             Self::Engine(rmw::Refused::Suspended) => "the device is suspended",
+            Self::Engine(rmw::Refused::Detached) => "the clone is detached",
             Self::Engine(rmw::Refused::Full) => "too many ranges wait to be copied",
             Self::Engine(rmw::Refused::NotStarted) => "nothing was started that could be finished",
             Self::Engine(rmw::Refused::NoMemory) => "there is no memory for it",

@@ -43,7 +43,7 @@ pub(crate) struct CloneTarget {
     options: Options,
     mapping: Arc<Mapping>,
     engine: Arc<Engine>,
-    /// Whether it was ever resumed.
+    /// Whether it was resumed, and no other target has taken over its state.
     live: Atomic<bool>,
     #[pin]
     log: RateLimit,
@@ -141,19 +141,16 @@ impl Target for CloneTarget {
             return Ok(());
         }
         let taken_over = others.find(|other| {
-            other
-                .is_replaced_by(self)
-                .then(|| self.engine.adopt(&other.engine))
+            other.is_replaced_by(self).then(|| {
+                self.engine.adopt(&other.engine);
+                other.live.store(false, Relaxed);
+            })
         });
-        match taken_over {
-            Some(result) => {
-                result?;
-                pr_info!("{}: the state of the table before is kept\n", self.name);
-            }
-            None => {
-                let regions = self.mapping.geometry.regions();
-                pr_info!("{}: all {} regions are dirty\n", self.name, regions);
-            }
+        if taken_over.is_some() {
+            pr_info!("{}: the state of the table before is kept\n", self.name);
+        } else {
+            let regions = self.mapping.geometry.regions();
+            pr_info!("{}: all {} regions are dirty\n", self.name, regions);
         }
         self.live.store(true, Relaxed);
         if self.options.policy.autostart && self.engine.is_idle() {
@@ -212,6 +209,7 @@ impl CloneTarget {
     /// The length may differ.
     fn is_replaced_by(&self, other: &Self) -> bool {
         self.live.load(Relaxed)
+            && self.engine.is_up_to_date()
             && self.name == other.name
             && self.backing.is(&other.backing)
             && self.clone.is(&other.clone)

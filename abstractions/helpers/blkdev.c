@@ -27,3 +27,17 @@ __rust_helper unsigned int rust_helper_disk_count_inflight(struct gendisk *disk)
 {
 	return bdev_count_inflight(disk->part0);
 }
+
+__rust_helper bool rust_helper_disk_counts_io(struct gendisk *disk)
+{
+	return blk_queue_io_stat(disk->queue);
+}
+
+__rust_helper u64 rust_helper_disk_ended_writes(struct gendisk *disk)
+{
+	struct block_device *part = disk->part0;
+
+	return part_stat_read(part, ios[STAT_WRITE]) +
+	       part_stat_read(part, ios[STAT_DISCARD]) +
+	       part_stat_read(part, ios[STAT_FLUSH]);
+}

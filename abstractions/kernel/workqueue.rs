@@ -119,27 +119,41 @@ unsafe fn delayed_work<T: RepeatedItem>(item: *const T) -> *mut bindings::delaye
     unsafe { kernel::container_of!(work, bindings::delayed_work, work) }
 }
 
-/// Has the item run after `delay`, also where it waits already, for whatever time, or runs
+/// Has the item run at once, also where it waits already, for whatever time, or runs
 /// (`mod_delayed_work`). Context: any.
 ///
 /// Not to be called once [`cancel`] was: the item might never run, and be leaked.
-pub(crate) fn run_after<T: RepeatedItem + 'static>(item: &Arc<T>, delay: Jiffies) {
-    let queue = item.queue().0.as_ptr();
+pub(crate) fn run_now<T: RepeatedItem + 'static>(item: &Arc<T>) {
+    hand_over(item, |queue, work| {
+        // SAFETY: By the rules of `hand_over`.
+        !unsafe { bindings::mod_delayed_work_on(CPU_UNBOUND, queue, work, 0) }
+    });
+}
+
+/// Has the item run after `delay`, unless it waits already, for whatever time
+/// (`queue_delayed_work`). Context: any.
+pub(crate) fn run_later<T: RepeatedItem + 'static>(item: &Arc<T>, delay: Jiffies) {
+    hand_over(item, |queue, work| {
+        // SAFETY: By the rules of `hand_over`.
+        unsafe { bindings::queue_delayed_work_on(CPU_UNBOUND, queue, work, delay) }
+    });
+}
+
+const CPU_UNBOUND: c_int = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
+
+/// Makes a reference for the queue. `queue` gets a valid queue, and a valid work that was
+/// initialised to call `<Arc<T> as WorkItemPointer>::run`, which takes the reference over; it
+/// returns whether it has queued the work. Where the work waited already, the queue has a reference
+/// since then.
+fn hand_over<T: RepeatedItem + 'static>(
+    item: &Arc<T>,
+    queue: impl FnOnce(*mut bindings::workqueue_struct, *mut bindings::delayed_work) -> bool,
+) {
     let item = Arc::into_raw(item.clone());
-    // The work was initialised to call `<Arc<T> as WorkItemPointer>::run`, which takes over the
-    // reference that was just made.
-    //
-    // SAFETY: The item is valid, and so is its queue, as the caller has a reference to the item.
-    let waited = unsafe {
-        bindings::mod_delayed_work_on(
-            bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
-            queue,
-            delayed_work(item),
-            delay,
-        )
-    };
-    if waited {
-        // SAFETY: Made above. The queue has the reference of the call that it waited since.
+    // SAFETY: The item is valid, as the caller has a reference to it.
+    let (workqueue, work) = unsafe { ((*item).queue().0.as_ptr(), delayed_work(item)) };
+    if !queue(workqueue, work) {
+        // SAFETY: Made above, and not taken over.
         drop(unsafe { Arc::from_raw(item) });
     }
 }

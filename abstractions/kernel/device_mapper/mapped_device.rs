@@ -63,13 +63,35 @@ impl MappedDevice {
     ///
     /// Context: process.
     pub(crate) fn bios_in_flight(&self) -> u32 {
-        self.table.lock().as_ref().map_or(0, |table| {
+        self.with_disk(|disk| {
+            // SAFETY: By the rules of `with_disk`.
+            unsafe { bindings::disk_count_inflight(disk) }
+        })
+        .unwrap_or(0)
+    }
+
+    /// How many writes, discards and flushes of its users have ended, whatever table was live
+    /// (`part_stat_read`); `None` where they are not counted (the queue's attribute `iostats`).
+    ///
+    /// Context: process.
+    pub(crate) fn ended_writes(&self) -> Option<u64> {
+        self.with_disk(|disk| {
+            // SAFETY: By the rules of `with_disk`.
+            unsafe { bindings::disk_counts_io(disk) }.then(|| {
+                // SAFETY: By the rules of `with_disk`.
+                unsafe { bindings::disk_ended_writes(disk) }
+            })
+        })
+        .flatten()
+    }
+
+    /// Runs `with` with the device's disk, which is valid for so long, unless the table is gone.
+    fn with_disk<R>(&self, with: impl FnOnce(*mut kernel::bindings::gendisk) -> R) -> Option<R> {
+        self.table.lock().as_ref().map(|table| {
             // SAFETY: The table is valid by the type's invariants, and with it its device.
             let md = unsafe { bindings::dm_table_get_md(table.0.as_ptr()) };
-            // SAFETY: The device is valid.
-            let disk = unsafe { bindings::dm_disk(md) };
-            // SAFETY: A mapped device has a disk as long as it lives.
-            unsafe { bindings::disk_count_inflight(disk) }
+            // SAFETY: The device is valid, and has a disk as long as it lives.
+            with(unsafe { bindings::dm_disk(md) })
         })
     }
 }

@@ -3,7 +3,7 @@
 //! Making a target known.
 
 use super::{operations::OperationsVTable, Target};
-use crate::abstractions::bindings;
+use crate::abstractions::{bindings, mm};
 use core::ptr::NonNull;
 use kernel::{
     container_of,
@@ -102,11 +102,10 @@ impl<T: Target> Registration<T> {
 
     /// Makes a target known to the others. Errors: `ENOMEM`.
     pub(super) fn add(&self, target: &T) -> Result {
-        Ok(self
-            .instances
-            .list
-            .lock()
-            .push(Instance(target.into()), GFP_KERNEL)?)
+        let instance = Instance(target.into());
+        // Others wait for the lock while their device is suspended, so its I/O is not waited for.
+        mm::without_io(|| self.instances.list.lock().push(instance, GFP_KERNEL))?;
+        Ok(())
     }
 
     /// From here on the others do not know the target.
