@@ -34,7 +34,7 @@ clean:
 	+@$(kbuild) clean
 
 demo:
-	@vm/run --disk 64M --disk 64M -- tests/demo
+	@vm/run --timeout 600 --disk 64M --disk 64M -- tests/demo
 
 test:
 	@tests/run
@@ -44,6 +44,7 @@ test-long:
 
 bench:
 	@vm/run -- python3 tests/bench/pass_through.py
+	@vm/run -- python3 tests/bench/copy_throughput.py
 
 shell:
 	@vm/run
@@ -61,7 +62,7 @@ help:
 	@echo 'In a guest (see vm/), with a kernel of its own:'
 	@echo 'make demo       shows the target at work'
 	@echo 'make test       runs all tests but the long ones; make test-long runs those, too'
-	@echo 'make bench      compares the speed with dm-linear'
+	@echo 'make bench      compares the speed with dm-linear and dd'
 	@echo 'make shell      is a prompt there, with the module loaded'
 	@echo
 	@echo 'make check      runs rustfmt, clippy, checkpatch, shellcheck and ruff'

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Fixtures of all tests. They run as root in the guest, with the module loaded."""
 
+import random
 import sys
 from collections.abc import Iterator
 
@@ -14,8 +15,9 @@ from harness.rig import Rig  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --long."""
+    """Add --long and --seed."""
     parser.addoption("--long", action="store_true", help="run the tests marked long, too")
+    parser.addoption("--seed", type=int, help="what the random tests decide by")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -26,6 +28,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+
+
+@pytest.fixture(scope="session")
+def seed(request: pytest.FixtureRequest) -> int:
+    """The number of --seed, or one that is never the same."""
+    given = request.config.getoption("--seed")
+    return random.randrange(1 << 31) if given is None else given
 
 
 @pytest.fixture(scope="session")

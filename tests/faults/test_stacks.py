@@ -14,7 +14,7 @@ from harness import io
 from harness.clone_rs import TRACK, CloneDevice
 from harness.command import run
 from harness.data import stamped
-from harness.image import Image
+from harness.image import Image, assert_same_disks
 from harness.rig import Rig
 from harness.wait import wait_until
 
@@ -124,16 +124,19 @@ class Swap:
 
 
 def test_swap(rig: Rig) -> None:
-    """Pages go out to a target and come back right, again and again, while it copies, is suspended
-    and resumed; with swap on it, it can't be removed."""
-    with Swap(rig, 32) as device:
+    """Pages go out to a target and come back right, again and again, while it copies, is suspended,
+    copies the rest inside of the suspend and is resumed; with swap on it, it can't be removed. At
+    the end the clone has all of it."""
+    swap = Swap(rig, 32)
+    with swap as device:
+        device.start()
         process = subprocess.Popen(
             [sys.executable, "-c", SWAPPING, "24", "4"], stdout=subprocess.PIPE, text=True
         )
         try:
             wait_until(lambda: swap_used() > (8 << 10), "pages to go out")
             while process.poll() is None:
-                device.copy(0, device.disk.sectors)
+                device.finish()
                 device.suspend()
                 device.resume()
                 time.sleep(0.1)
@@ -143,7 +146,10 @@ def test_swap(rig: Rig) -> None:
             process.kill()
             process.wait(30)
         assert device.info().open_count == 1
-        assert device.wait_idle().health == "ok"
+        status = device.finish_and_suspend()
+        assert (status.state, status.health) == ("complete", "ok")
+        assert_same_disks(swap.backing.disk, swap.clone.disk, "the swap device and its clone")
+        device.resume()
 
 
 # A process that takes memory until so much is swapped out, and then looks at all of it.

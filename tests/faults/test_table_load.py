@@ -25,6 +25,7 @@ from harness.kernel_log import Guard
 from harness.refusals import Unused, allow_refusals, is_ours, refused
 from harness.rig import Rig
 
+LENGTH = 4096
 SMALL = (*TRACK, "depth", 1, "batch", 8)
 # Where no allocation fails below: creating a slab cache answers with a warning of the kernel's own.
 NO_FAULTS_IN = "__kmem_cache_create_args"
@@ -42,6 +43,10 @@ class Loading:
         self.device: CloneDevice = rig.clone_of(None)
         self.table = clone_table(self.backing.disk, self.clone.disk, features=features)
         self.unused = Unused((self.backing.disk, self.clone.disk))
+        # The module's list of targets gets room for two, as there are at a reload.
+        self.load()
+        self.load()
+        self.device.clear()
 
     def load(self) -> None:
         """Load the table, and leave it in the inactive slot."""
@@ -190,6 +195,52 @@ def test_single_pages_only(rig: Rig, kernel_log: Guard, batch: int, fits: bool) 
         with faults_below("fail_page_alloc", Code.of_module(), **faults):
             loading.check_works()
     loading.unused.check()
+
+
+@pytest.mark.parametrize(("name", "value"), [("depth", 3), ("batch", 1024)])
+def test_each_allocation_of_a_message(rig: Rig, kernel_log: Guard, name: str, value: int) -> None:
+    """A larger `depth` or `batch` that finds no memory is ENOMEM and keeps the old value and all
+    that it works with; once the table has gone nothing of all these is left."""
+    loading = Loading(rig, kernel_log, (*TRACK, "depth", 2, "batch", 256))
+
+    def fail_each() -> int:
+        loading.load()
+        loading.device.resume()
+        with allocations_below(Code.of_module()):
+            refusals = tune_with_faults(loading.device, name, value)
+        loading.device.remove()
+        return refusals
+
+    # What is read from files the first time is not the target's.
+    assert fail_each() >= 3
+    loading.device = rig.clone_of(None)
+    with memory_is_balanced():
+        fail_each()
+    loading.clone.expect_copy(0, loading.backing, 0, LENGTH)
+    loading.clone.check("after all the faults")
+    loading.unused.check()
+
+
+def tune_with_faults(device: CloneDevice, name: str, value: int) -> int:
+    """Set a tunable with the first allocation failing, the second, ...; each time it is back at
+    its old value afterwards, and the device copies. Return how often it was refused."""
+    before = device.clone_status().tunables
+    refusals = 0
+    for number in range(1, 1000):
+        outcome = fail_nth(number, lambda: device.tune(name, value))
+        tunables = device.clone_status().tunables
+        if outcome.error is None:
+            assert tunables == before | {name: value}
+            device.tune(name, before[name])
+        else:
+            assert outcome.injected
+            assert outcome.error.errno == errno.ENOMEM
+            assert tunables == before
+            refusals += 1
+        if not outcome.injected:
+            break
+    assert device.copy_and_wait(0, LENGTH).state == "complete"
+    return refusals
 
 
 def test_unload_between_faults(rig: Rig, kernel_log: Guard) -> None:

@@ -6,14 +6,13 @@ hangs where messages, status calls, suspends and a remove come at once.
 
 import contextlib
 import errno
-import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
 from harness import io
-from harness.clone_rs import TRACK, CloneDevice
+from harness.clone_rs import TRACK, CloneDevice, ErrorList, whole_regions
+from harness.crowd import Crowd
 from harness.dm_ioctl import DmError, Flag
 from harness.image import Image
 from harness.kernel_log import Guard
@@ -28,6 +27,17 @@ BURST = 10
 INTERVAL = 5
 # Ranges that may wait to be copied.
 MAX_RANGES = 64
+# The default for devices of this size.
+REGION = 128
+# The messages, and how many arguments they have.
+ARGUMENTS = {"start": 0, "pause": 0, "finish": 0, "errors": 0, "copy": 2, "skip": 2}
+ARGUMENTS |= {"depth": 1, "batch": 1, "rate": 1}
+# What a tunable must be.
+TUNABLES = {
+    "depth": "depth must be from 1 to 256",
+    "batch": "batch must be a multiple of 8 from 8 to 16384",
+    "rate": "rate must be a number of KiB a second below 2^32",
+}
 
 
 @pytest.fixture
@@ -60,11 +70,15 @@ def refuse(
 
 @pytest.mark.parametrize(
     "message",
-    ["nonsense", "cop 0 8", "copyy 0 8", "0 8", "x" * 9000, "start", "pause", "finish", "verify"],
+    [
+        *("nonsense", "cop 0 8", "copyy 0 8", "0 8", "x" * 9000, "star", "started", "resume"),
+        *("stop", "finish_", "skipp 0 8", "depths 4", "batc 8", "rates 0", "error", "errors_"),
+        *("verify", "mode mirror", "mode track", "autostart", "final 8", "region_size 8"),
+    ],
     ids=lambda message: message[:20],
 )
 def test_unknown(ours: CloneDevice, message: str) -> None:
-    """What is no message, and what will be one some day."""
+    """What is no message, what will be one some day, and what is a feature only."""
     refuse(ours, message, "there is no message", message.split(maxsplit=1)[0][:100])
 
 
@@ -79,19 +93,110 @@ def test_no_words(ours: CloneDevice, kernel_log: Guard) -> None:
     assert ours.clone_status() == before
 
 
-@pytest.mark.parametrize("words", ["", " 8", " 8 8 8", " 8" * 9000], ids=["0", "1", "3", "9000"])
-def test_wrong_number_of_words(ours: CloneDevice, words: str) -> None:
-    """`copy` has two arguments."""
-    refuse(ours, "copy" + words, "copy has a wrong number of arguments")
+@pytest.mark.parametrize("words", [0, 1, 2, 3, 4, 9000])
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_wrong_number_of_words(ours: CloneDevice, name: str, words: int) -> None:
+    """Each message has as many arguments as it has, and does nothing where that is not so."""
+    if words != ARGUMENTS[name]:
+        for written in (name, name.upper()):
+            refuse(ours, written + " 8" * words, f"{written} has a wrong number of arguments")
 
 
 @pytest.mark.parametrize(
     "word", ["x", "8x", "-8", "+8", "0x8", "1e1", "8.0", "8k", "18446744073709551616", "9" * 100]
 )
 def test_not_a_number(ours: CloneDevice, word: str) -> None:
-    """Both arguments are digits only, and below 2^64."""
-    refuse(ours, f"copy {word} 8", word, "is not a number")
-    refuse(ours, f"copy 8 {word}", word, "is not a number")
+    """All arguments are digits only; sectors are below 2^64."""
+    for name in ("copy", "skip"):
+        refuse(ours, f"{name} {word} 8", word, "is not a number")
+        refuse(ours, f"{name} 8 {word}", word, "is not a number")
+    for name, wanted in TUNABLES.items():
+        refuse(ours, f"{name} {word}", word, wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("depth", value) for value in (0, 257, 1 << 32, (1 << 32) + 1)),
+        *(("batch", value) for value in (0, 4, 7, 9, 12, 16385, 16392, (1 << 32) + 8)),
+        *(("rate", value) for value in (1 << 32, (1 << 64) - 1)),
+    ],
+)
+def test_out_of_range(ours: CloneDevice, name: str, value: int) -> None:
+    """Tunables have the bounds that they have in a table, and keep their values."""
+    refuse(ours, f"{name} {value}", value, TUNABLES[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("depth", (1, 256, 8)), ("batch", (8, 16384, 2048)), ("rate", ((1 << 32) - 1, 1, 0))],
+)
+def test_ends_of_the_tunables(ours: CloneDevice, name: str, values: tuple[int, ...]) -> None:
+    """What stands right beside the refused values is accepted, without regard to case, and no
+    answer is given."""
+    if name == "batch":
+        ours.tune("depth", 1)
+    if name == "depth":
+        ours.tune("batch", 8)
+    for value in values:
+        for written in (name, name.upper(), name.capitalize()):
+            assert ours.message(f"{written} {value:03}") == ""
+            assert ours.clone_status().tunables[name] == value
+
+
+@pytest.mark.parametrize("side", ["backing", "clone"])
+def test_batch_of_half_blocks(rig: Rig, kernel_log: Guard, side: str) -> None:
+    """A batch is made of whole blocks of both devices, as in a table: 8 sectors are one block of
+    4096 bytes, so nothing that the bounds let through can be refused for that on such a disk."""
+    kernel_log.allow(REFUSED)
+    disks = {"backing": rig.null_blk(size=2), "clone": rig.null_blk(size=2)}
+    disks[side] = rig.null_blk(size=2, blocksize=4096)
+    device = rig.clone(disks["backing"], disks["clone"])
+    refuse(device, "batch 12", 12, TUNABLES["batch"])
+    device.tune("batch", 8)
+    assert device.copy_and_wait(0, LENGTH).counters["copied"] == LENGTH
+
+
+def test_more_memory_than_there_is(ours: CloneDevice) -> None:
+    """A pipeline of 2 GiB is ENOMEM, by either message, and keeps the old one; that copies on."""
+    for first, second in (("depth 256", "batch 16384"), ("batch 16384", "depth 256")):
+        ours.tune("depth", 1)
+        ours.tune("batch", 8)
+        ours.message(first)
+        refuse(ours, second, "there is no memory for it", number=errno.ENOMEM)
+    assert ours.clone_status().tunables == {"depth": 1, "batch": 16384, "rate": 0}
+    assert ours.copy_and_wait(0, LENGTH).in_sync == LENGTH // REGION
+
+
+def test_finish_without_a_start(ours: CloneDevice, kernel_log: Guard) -> None:
+    """`finish` is for a copy that was started and is not paused; a suspend after one that was
+    refused copies nothing."""
+    refuse(ours, "finish", "nothing was started")
+    ours.pause()
+    refuse(ours, "FINISH", "nothing was started")
+    assert ours.clone_status().state == "idle"
+    ours.start_and_wait()
+    ours.pause()
+    io.write(ours.disk, 0, bytes(4096))
+    before = ours.clone_status()
+    assert (before.state, before.dirty) == ("paused", 1)
+    refuse(ours, "finish", "nothing was started")
+    ours.suspend()
+    assert ours.clone_status() == before
+    ours.resume()
+
+
+def test_twice_is_as_once(ours: CloneDevice) -> None:
+    """`start`, `pause` and `finish` may be said again, in any letters."""
+    assert ours.message("START") == ours.message("Start") == ours.message("start") == ""
+    assert ours.wait_complete().dirty == 0
+    assert ours.message("Finish") == ours.message("FINISH") == ""
+    assert ours.clone_status().state == "complete"
+    assert ours.message("PAUSE") == ours.message("Pause") == ""
+    status = ours.clone_status()
+    assert (status.state, status.copying) == ("complete", 0)
+    assert ours.message("ERRORS") == ours.message("errors") == "0 0"
+    assert ours.clone_status() == status
 
 
 @pytest.mark.parametrize(
@@ -116,7 +221,8 @@ def test_not_a_number(ours: CloneDevice, word: str) -> None:
 )
 def test_not_a_range(ours: CloneDevice, start: int, count: int) -> None:
     """Empty, past the end, overflowing: the log has both numbers."""
-    refuse(ours, f"copy {start} {count}", f"{count} sectors", f"sector {start} ")
+    for name in ("copy", "skip"):
+        refuse(ours, f"{name} {start} {count}", f"{count} sectors", f"sector {start} ")
 
 
 def test_nasty_words(ours: CloneDevice) -> None:
@@ -131,7 +237,11 @@ def test_ends_of_the_range(ours: CloneDevice) -> None:
     for start, count in ((0, 1), (LENGTH - 1, 1), (0, LENGTH)):
         before = ours.clone_status().counters["copied"]
         assert ours.message(f"COPY {start} {count}") == ""
-        assert ours.wait_idle().counters["copied"] == before + count
+        _, size = whole_regions(start, count, REGION, LENGTH)
+        assert ours.wait_idle().counters["copied"] == before + size
+    for start, count, skipped in ((0, 1, 0), (LENGTH - REGION, REGION, 1), (0, LENGTH, 32)):
+        assert ours.message(f"Skip {start} {count}") == ""
+        assert ours.clone_status().skipped == skipped
 
 
 def test_outside_of_the_device(ours: CloneDevice, kernel_log: Guard) -> None:
@@ -155,54 +265,93 @@ def test_no_table(rig: Rig, ours: CloneDevice, kernel_log: Guard) -> None:
 
 
 @pytest.mark.parametrize("noflush", [False, True], ids=["flush", "noflush"])
-def test_while_suspended(ours: CloneDevice, noflush: bool) -> None:
-    """A good range is EBUSY, a bad one EINVAL as ever; after the resume nothing is remembered, and
-    the same message works."""
+@pytest.mark.parametrize("message", ["copy 0 8", "skip 0 4096", "finish", "depth 2", "batch 64"])
+def test_while_suspended(ours: CloneDevice, message: str, noflush: bool) -> None:
+    """A good message is EBUSY, a bad one EINVAL as ever; after the resume nothing is remembered,
+    and the same message works."""
+    ours.start_and_wait()
     ours.suspend(noflush)
-    refuse(ours, "copy 0 8", "suspended", number=errno.EBUSY)
+    refuse(ours, message, "suspended", number=errno.EBUSY)
     refuse(ours, f"copy {LENGTH} 8", f"sector {LENGTH} ")
+    refuse(ours, "depth 0", TUNABLES["depth"])
     refuse(ours, "nonsense", "nonsense")
     before = ours.clone_status()
     ours.resume()
     assert ours.clone_status() == before
-    assert ours.copy_and_wait(0, 8).counters["copied"] == before.counters["copied"] + 8
+    assert ours.message(message) == ""
+
+
+@pytest.mark.parametrize("noflush", [False, True], ids=["flush", "noflush"])
+def test_allowed_while_suspended(ours: CloneDevice, noflush: bool) -> None:
+    """`start`, `pause`, `rate` and `errors` work, and no I/O comes of them before the resume."""
+    ours.suspend(noflush)
+    ours.start()
+    ours.tune("rate", 1 << 20)
+    status = ours.clone_status()
+    assert (status.state, status.copying, status.tunables["rate"]) == ("copying", 0, 1 << 20)
+    assert ours.errors() == ErrorList([], 0)
+    ours.pause()
+    assert ours.clone_status().state == "paused"
+    ours.resume()
+    assert ours.wait_paused().in_sync == status.in_sync
+    ours.suspend(noflush)
+    ours.start()
+    ours.resume()
+    assert ours.wait_complete().dirty == 0
+
+
+def test_before_the_first_resume(rig: Rig, kernel_log: Guard) -> None:
+    """A new table that waits for its resume is not what a message reaches: it goes to the live
+    target, here a suspended one."""
+    kernel_log.allow(REFUSED)
+    device = rig.clone(rig.null_blk(size=2), rig.null_blk(size=2))
+    device.load(device.table_text())
+    device.suspend()
+    refuse(device, "copy 0 8", "suspended", number=errno.EBUSY)
+    device.start()
+    assert device.clone_status().state == "copying"
+    device.resume()
+    assert device.wait_complete().dirty == 0
 
 
 @pytest.mark.parametrize("side", ["backing", "clone"])
-def test_unaligned(rig: Rig, kernel_log: Guard, side: str) -> None:
-    """Half blocks of either device can't be copied; of a target that begins inside a table they
-    are counted from its own start."""
-    kernel_log.allow(REFUSED)
+def test_half_blocks(rig: Rig, side: str) -> None:
+    """Ranges of half blocks are no error: `copy` rounds them out to regions, `skip` in, in a target
+    that begins inside its devices from its own start."""
     large = {side: {"blocksize": 4096}}
     backing = rig.null_blk(size=2, **large.get("backing", {}))
     clone = rig.null_blk(size=2, **large.get("clone", {}))
-    device = rig.clone(backing, clone, backing_offset=8, clone_offset=16, length=LENGTH - 16)
-    for start, count in ((1, 8), (0, 4), (0, 1), (4, 8), (8, 12), (7, 1)):
-        refuse(device, f"copy {start} {count}", "whole logical blocks")
-    device.copy_and_wait(8, 16)
+    features = (*TRACK, "region_size", 8)
+    device = rig.clone(backing, clone, 8, 16, LENGTH - 16, features=features)
+    regions = 0
+    for start, count in ((1, 8), (16, 4), (24, 1), (36, 8), (48, 12), (71, 1)):
+        regions += whole_regions(start, count, 8, LENGTH)[1] // 8
+        assert device.copy_and_wait(start, count).in_sync == regions
+    for start, count, skipped in ((801, 14, 0), (801, 15, 1), (817, 22, 2), (840, 8, 3)):
+        device.skip(start, count)
+        assert device.clone_status().skipped == skipped
 
 
 def test_too_many_ranges(rig: Rig, kernel_log: Guard) -> None:
-    """While the clone does not answer, 64 ranges wait, the next one is EBUSY and changes nothing;
-    what was accepted is copied, all of it and nothing else."""
+    """While the clone does not answer, 64 ranges wait, that being copied among them, the next one
+    is EBUSY and changes nothing; what was accepted is copied, all of it and nothing else."""
     kernel_log.allow(REFUSED)
     backing, clone = Image(rig.null_blk(size=2), "backing"), Image(rig.null_blk(size=2), "clone")
     gate = rig.gate(clone.disk)
-    device = rig.clone(backing.disk, gate.disk, features=(*TRACK, "depth", 1, "batch", 8))
+    features = (*TRACK, "region_size", 8, "depth", 1, "batch", 8)
+    device = rig.clone(backing.disk, gate.disk, features=features)
     gate.suspend()
     device.copy(0, 8)
-    # Once it is in flight it does not wait any more.
     wait_until(lambda: device.clone_status().copying, "the copy to start")
-    for number in range(1, MAX_RANGES + 1):
+    for number in range(1, MAX_RANGES):
         device.copy(number * 16, 8)
-    full = device.clone_status()
-    assert full.counters["queued"] == 8 * (MAX_RANGES + 1)
     for _ in range(3):
         refuse(device, f"copy {LENGTH - 8} 8", "too many ranges", number=errno.EBUSY)
     refuse(device, f"copy {LENGTH} 8", f"sector {LENGTH} ")
     gate.resume()
-    assert device.wait_idle().counters["copied"] == 8 * (MAX_RANGES + 1)
-    for number in range(MAX_RANGES + 1):
+    status = device.wait_idle()
+    assert (status.counters["copied"], status.in_sync) == (8 * MAX_RANGES, MAX_RANGES)
+    for number in range(MAX_RANGES):
         clone.expect_copy(number * 16, backing, number * 16, 8)
     clone.check("the ranges that were accepted")
     device.copy_and_wait(LENGTH - 8, 8)
@@ -216,7 +365,7 @@ def lines_allowed(seconds: float) -> int:
 def test_log_is_bounded(ours: CloneDevice, kernel_log: Guard) -> None:
     """Two hundred bad messages, each refused, make a handful of lines; so do they beside a second
     target, whose limit is its own."""
-    messages = ["nonsense", "copy", "copy x 8", f"copy {LENGTH} 8", "x" * 5000]
+    messages = ["nonsense", "copy", "copy x 8", f"skip {LENGTH} 8", "x" * 5000, "depth 0", "finish"]
     begin = time.monotonic()
     for number in range(200):
         with pytest.raises(DmError) as caught:
@@ -224,54 +373,6 @@ def test_log_is_bounded(ours: CloneDevice, kernel_log: Guard) -> None:
         assert caught.value.errno == errno.EINVAL
     lines = len(kernel_log.records())
     assert 1 <= lines <= lines_allowed(time.monotonic() - begin), kernel_log.text()
-
-
-class Crowd:
-    """Threads that each make one call some times, from one moment on."""
-
-    CALLS = 12
-
-    def __init__(self) -> None:
-        self._threads: list[threading.Thread] = []
-        self._begin = threading.Event()
-        self._done = 0
-        self._lock = threading.Lock()
-        self.errors: set[int | str] = set()
-
-    def add(self, threads: int, function: Callable[[], object]) -> None:
-        """So many threads more that make this call."""
-        for _ in range(threads):
-            thread = threading.Thread(target=self._repeat, args=(function,), daemon=True)
-            thread.start()
-            self._threads.append(thread)
-
-    def _repeat(self, function: Callable[[], object]) -> None:
-        self._begin.wait()
-        for _ in range(self.CALLS):
-            try:
-                function()
-            except DmError as error:
-                self.errors.add(error.errno)
-            except Exception as error:  # what else it may be is for the test to see
-                self.errors.add(repr(error))
-            with self._lock:
-                self._done += 1
-
-    def begin(self) -> None:
-        """All at once."""
-        self._begin.set()
-
-    def wait_until_half_is_done(self) -> None:
-        """Until half of the calls have returned."""
-        half = len(self._threads) * self.CALLS // 2
-        wait_until(lambda: self._done >= half, "half of the calls to return", 60)
-
-    def wait(self) -> None:
-        """Wait for the end of all threads."""
-        self._begin.set()
-        for thread in self._threads:
-            thread.join(60)
-        assert not any(thread.is_alive() for thread in self._threads), "a call hangs"
 
 
 @pytest.mark.parametrize("end", ["remove", "wipe", "reload"])
@@ -287,7 +388,10 @@ def test_all_at_once(rig: Rig, kernel_log: Guard, end: str) -> None:
     device = rig.clone(*below, features=(*TRACK, "batch", 8, "depth", 4))
     table = device.table_text()
     crowd = Crowd()
-    crowd.add(40, lambda: device.message("copy 0 512"))
+    crowd.add(20, lambda: device.message("copy 0 512"))
+    for message in ("start", "pause", "finish", "skip 0 512", "depth 3", "batch 64", "rate 9999"):
+        crowd.add(3, lambda message=message: device.message(message))
+    crowd.add(4, lambda: device.message("errors"))
     crowd.add(30, lambda: device.message("nonsense"))
     crowd.add(20, device.status)
     crowd.add(6, device.table_text)

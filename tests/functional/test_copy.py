@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""`copy` makes a range of the clone equal to the backing device, byte for byte, and nothing else.
+"""`copy` makes the regions that a range touches equal to the backing device, byte for byte, and
+nothing else.
 
-Each case compares the whole clone: the range has the source's sectors, each at its place, and all
-around it the clone is as it was. Writes are not tracked yet, so nobody writes into a range while it
-is copied.
+Each case compares the whole clone: the regions have the source's sectors, each at its place, and
+all around them the clone is as it was. They count as in sync then, and no others.
 """
 
 import errno
@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 
 from harness import io
-from harness.clone_rs import TRACK, CloneDevice, clone_table
+from harness.clone_rs import TRACK, CloneDevice, Status, clone_table, whole_regions
 from harness.data import stamped
 from harness.disk_factories import SLOW
 from harness.dm_ioctl import DmError
@@ -36,9 +36,17 @@ class Pair:
         self.clone = clone
         self.device = device
         self.backing_offset, self.clone_offset = offsets
+        self.length = device.disk.sectors
+        self.region_size = device.clone_status().region_size
+        self._in_sync: set[int] = set()
+
+    def rounded(self, sector: int, count: int) -> tuple[int, int]:
+        """The range rounded out to regions."""
+        return whole_regions(sector, count, self.region_size, self.length)
 
     def expect(self, sector: int, count: int) -> None:
-        """This range of the clone has to be equal."""
+        """The regions that this range touches have to be equal on the clone."""
+        sector, count = self.rounded(sector, count)
         self.clone.expect_copy(
             self.clone_offset + sector, self.backing, self.backing_offset + sector, count
         )
@@ -46,13 +54,23 @@ class Pair:
     def check_copy(self, sector: int, count: int) -> None:
         """Copy one range onto a clone with fresh content and compare everything."""
         self.clone.fill("clone")
-        before = self.device.clone_status().counters
+        before = self.device.clone_status()
         after = self.device.copy_and_wait(sector, count)
         self.expect(sector, count)
         self.clone.check(f"copy {sector} {count}")
-        assert after.counters["copied"] - before["copied"] == count, f"copy {sector} {count}"
+        self._check_status(sector, count, before, after)
+
+    def _check_status(self, sector: int, count: int, before: Status, after: Status) -> None:
+        first, size = self.rounded(sector, count)
+        copied = set(range(first, first + size, self.region_size))
+        again = [self.rounded(region, 1)[1] for region in copied & self._in_sync]
+        self._in_sync |= copied
+        what = f"copy {sector} {count}"
+        assert after.counters["copied"] - before.counters["copied"] == size, what
+        assert after.counters["recopied"] - before.counters["recopied"] == sum(again), what
+        assert after.in_sync == len(self._in_sync), what
         assert after.health == "ok"
-        assert after.state == "idle"
+        assert after.state == ("idle" if after.dirty else "complete")
 
 
 def pair(
@@ -73,13 +91,13 @@ def pair(
     return Pair(source, target, device, offsets)
 
 
-def ranges(length: int, block: int) -> list[tuple[int, int]]:
-    """(sector, count) of one block, and around pages, regions and batches; the last is all."""
-    sizes = {block}
+def ranges(length: int) -> list[tuple[int, int]]:
+    """(sector, count) of one sector, and around pages, regions and batches; the last is all."""
+    sizes = {1}
     for size in (8, REGION, BATCH, 2 * BATCH):
-        sizes |= {size - block, size, size + block}
-    found = {(start, size) for size in sizes for start in (0, REGION - block, length - size)}
-    found |= {(start, 3 * REGION) for start in (8 - block, 8, REGION, BATCH + block)}
+        sizes |= {size - 1, size, size + 1}
+    found = {(start, size) for size in sizes for start in (0, REGION - 1, length - size)}
+    found |= {(start, 3 * REGION) for start in (7, 8, REGION, BATCH + 1)}
     fitting = {(start, size) for start, size in found if start >= 0 and 0 < size <= length - start}
     return [*sorted(fitting), (0, length)]
 
@@ -88,7 +106,7 @@ def ranges(length: int, block: int) -> list[tuple[int, int]]:
 def test_ranges(rig: Rig, offsets: tuple[int, int]) -> None:
     """Ranges at all borders, for several offsets on both devices."""
     copied = pair(rig, offsets)
-    for sector, count in ranges(copied.device.disk.sectors, 1):
+    for sector, count in ranges(copied.device.disk.sectors):
         copied.check_copy(sector, count)
     copied.backing.check("the backing device is only read")
 
@@ -102,9 +120,10 @@ def test_ranges(rig: Rig, offsets: tuple[int, int]) -> None:
 def test_ranges_of_large_blocks(
     rig: Rig, backing: int, clone: int, offsets: tuple[int, int]
 ) -> None:
-    """Ranges of whole blocks where one or both devices have blocks of 4096 bytes."""
+    """The same ranges where one or both devices have blocks of 4096 bytes: regions are whole blocks
+    of both."""
     copied = pair(rig, offsets, backing={"blocksize": backing}, clone={"blocksize": clone})
-    for sector, count in ranges(copied.device.disk.sectors, 8):
+    for sector, count in ranges(copied.device.disk.sectors):
         copied.check_copy(sector, count)
     copied.backing.check("the backing device is only read")
 
@@ -140,7 +159,8 @@ def test_devices_of_all_sorts(rig: Rig, below: dict) -> None:
 
 
 def test_segments(rig: Rig) -> None:
-    """Each target of a table copies its own range; `copy` counts from its target's start."""
+    """Each target of a table copies its own range; `copy` and regions count from its target's
+    start, and the last region is as short as the target is."""
     backing, clone = Image(rig.null_blk(size=4), "backing"), Image(rig.null_blk(size=4), "clone")
     ours = rig.clone_of(
         "\n".join(
@@ -150,13 +170,14 @@ def test_segments(rig: Rig) -> None:
             ]
         )
     )
-    ours.copy(10, 20, at=0)
-    ours.copy(30, 40, at=2000)
-    ours.wait_idle(line=0)
-    ours.wait_idle(line=1)
-    clone.expect_copy(100 + 10, backing, 10, 20)
-    clone.expect_copy(5000 + 30, backing, 3000 + 30, 40)
-    clone.check("a range of each segment")
+    ours.copy(300, 20, at=0)
+    ours.copy(990, 10, at=2000)
+    first, second = ours.wait_idle(line=0), ours.wait_idle(line=1)
+    clone.expect_copy(100 + 256, backing, 256, 128)
+    clone.expect_copy(5000 + 896, backing, 3000 + 896, 104)
+    clone.check("a region of each segment")
+    assert [status.counters["copied"] for status in (first, second)] == [128, 104]
+    assert [(status.in_sync, status.total) for status in (first, second)] == [(1, 16), (1, 8)]
 
 
 def test_many_ranges(rig: Rig, kernel_log: Guard) -> None:
@@ -165,44 +186,53 @@ def test_many_ranges(rig: Rig, kernel_log: Guard) -> None:
     kernel_log.expect("message refused: too many ranges")
     backing, clone = Image(rig.null_blk(size=4), "backing"), Image(rig.null_blk(size=4), "clone")
     gate = rig.gate(clone.disk)
-    device = rig.clone(backing.disk, gate.disk)
+    device = rig.clone(backing.disk, gate.disk, features=(*TRACK, "region_size", 8))
     gate.suspend()
-    taken = 0
+    taken = []
     with pytest.raises(DmError) as caught:
         for number in range(10000):
-            sector, count = number * 79 % 8000, 1 + number % 40
+            sector, count = number * 29 % 8000, 1 + number % 40
             device.copy(sector, count)
-            clone.expect_copy(sector, backing, sector, count)
-            taken += count
+            taken.append(whole_regions(sector, count, 8, device.disk.sectors))
     assert caught.value.errno == errno.EBUSY
-    queued = device.clone_status().counters["queued"]
+    assert len(taken) == 64
+    assert device.clone_status().in_sync == 0
     gate.resume()
-    assert queued == taken > 64
-    assert device.wait_idle().counters["copied"] == taken
+    status = device.wait_idle()
+    regions = set()
+    for sector, count in taken:
+        clone.expect_copy(sector, backing, sector, count)
+        regions |= set(range(sector, sector + count, 8))
     clone.check("all ranges that were taken")
+    assert len(regions) == status.in_sync
+    assert 8 * len(regions) <= status.counters["copied"] <= sum(count for _, count in taken)
 
 
 def test_progress(rig: Rig) -> None:
-    """A slow copy is seen to advance: `copied` only grows, `queued` only falls, regions in flight
-    are shown, and the state says what goes on."""
+    """A slow copy is seen to advance: `copied` and the regions in sync only grow, no more are in
+    sync than were copied, regions in flight are shown, and the state says what goes on."""
     copied = pair(rig, size=4, clone=SLOW | {"mbps": 4})
     device = copied.device
     length = device.disk.sectors
     device.copy(0, length)
     seen = [device.clone_status()]
     wait_until(
-        lambda: seen.append(device.clone_status()) or seen[-1].idle, "the copy to end", timeout=60
+        lambda: seen.append(device.clone_status()) or seen[-1].at_rest,
+        "the copy to end",
+        timeout=60,
     )
     for earlier, later in pairwise(seen):
         assert earlier.counters["copied"] <= later.counters["copied"]
-        assert earlier.counters["queued"] >= later.counters["queued"]
+        assert earlier.in_sync <= later.in_sync
     for status in seen[:-1]:
-        assert status.counters["copied"] + status.counters["queued"] <= length
-        assert status.in_sync == 0
-    assert any(status.state == "copying" for status in seen)
-    # At most depth jobs of at most batch sectors, each of which may touch one region more.
-    assert 0 < max(status.copying for status in seen) <= 8 * (BATCH // REGION + 1)
+        assert status.in_sync * REGION <= status.counters["copied"]
+        assert status.in_sync + status.copying <= status.total
+        assert status.state == "copying"
+    # At most depth jobs of at most batch sectors.
+    assert 0 < max(status.copying for status in seen) <= 8 * BATCH // REGION
     assert any(0 < status.counters["copied"] < length for status in seen)
+    assert any(0 < status.in_sync < status.total for status in seen)
+    assert (seen[-1].state, seen[-1].dirty) == ("complete", 0)
     assert seen[-1].counters["copied"] == length
     copied.expect(0, length)
     copied.clone.check("a slow copy")
@@ -257,8 +287,8 @@ def test_copies_what_is_there_now(rig: Rig) -> None:
 
 
 def test_overlapping_copies(rig: Rig) -> None:
-    """A copy of a range that is being copied begins only when the first one has ended there: with
-    both writes in flight the older data could come last."""
+    """A copy of a region that is being copied begins only when the first one has ended there: with
+    both writes in flight the older data could come last. What was written meanwhile is dirty."""
     backing, clone = Image(rig.null_blk(size=2), "backing"), Image(rig.null_blk(size=2), "clone")
     gate = rig.gate(clone.disk)
     ours = rig.clone(backing.disk, gate.disk)
@@ -266,16 +296,21 @@ def test_overlapping_copies(rig: Rig) -> None:
     ours.copy(0, 1024)
     wait_until(lambda: ours.clone_status().copying, "the first copy to start")
     wait_until(lambda: not backing.disk.counters().in_flight, "the first copy to have read")
+    older = backing.content(0, 1024 - REGION)
     data = stamped("newer", 0, 1024)
     io.write(ours.disk, 0, data)
     backing.expect(0, data)
     before = backing.disk.counters()
-    ours.copy(1016, 16)
+    ours.copy(1016, 8)
     assert_quiet(backing.disk)
     assert backing.disk.counters() == before, "the second copy has read"
     gate.resume()
-    assert ours.wait_idle().counters["copied"] == 1024 + 16
-    assert io.read(clone.disk, 1016, 16) == io.read(backing.disk, 1016, 16)
+    status = ours.wait_idle()
+    assert (status.counters["copied"], status.counters["recopied"]) == (1024 + REGION, REGION)
+    assert status.in_sync == 1
+    clone.expect(0, older)
+    clone.expect_copy(1024 - REGION, backing, 1024 - REGION, REGION)
+    clone.check("the region that was copied twice is new, those beside it are old")
 
 
 @pytest.mark.long
@@ -285,7 +320,8 @@ def test_overlapping_copies(rig: Rig) -> None:
 def test_long_copies_beside_load(rig: Rig, size: int, depth: int) -> None:
     """A large device copied again and again beside load on another range."""
     copied = pair(rig, (5, 11), size=size, features=(*TRACK, "depth", depth), length=120000)
-    load = rig.fio(copied.device.disk, offset=100000 * 512, size=20000 * 512, **STEADY)
+    # Regions of their own.
+    load = rig.fio(copied.device.disk, offset=100096 * 512, size=19904 * 512, **STEADY)
     load.wait_for_load()
     for _ in range(5):
         copied.check_copy(0, 100000)

@@ -70,7 +70,7 @@ def test_mounted_file_system(rig: Rig, tmp_path: Path, kind: str) -> None:
         run("fsfreeze", "--freeze", mount)
         try:
             run("dmsetup", "message", device.name, 0, "copy", 0, backing.sectors)
-            wait_until(lambda: _status(device.name).idle, "the copy to end", timeout=120)
+            _wait_idle(device.name)
             assert_same_disks(backing, clone, "the clone")
         finally:
             run("fsfreeze", "--unfreeze", mount)
@@ -86,6 +86,11 @@ def test_mounted_file_system(rig: Rig, tmp_path: Path, kind: str) -> None:
         copied = digest(mount)
     run(*CHECK[kind], clone.path)
     assert copied == {name: sum_ for name, sum_ in files.items() if not name.startswith("detached")}
+
+
+def _wait_idle(name: str) -> Status:
+    wait_until(lambda: _status(name).at_rest, "the copy to end", timeout=120)
+    return _status(name)
 
 
 def _status(name: str) -> Status:
@@ -106,8 +111,13 @@ def test_dmsetup_session(rig: Rig, kernel_log: Guard) -> None:
             f"0 {backing.sectors} clone-rs {backing.number} 0 {clone.number} 0 2 mode track\n"
         )
         run("dmsetup", "message", name, 0, "copy", 0, 4096)
-        wait_until(lambda: _status(name).idle, "the copy to end")
-        assert _status(name).counters["copied"] == 4096
+        assert _wait_idle(name).counters["copied"] == 4096
+        run("dmsetup", "message", name, 0, "skip", 0, 8192)
+        assert _status(name).skipped == 64
+        run("dmsetup", "message", name, 0, "start")
+        wait_until(lambda: _status(name).state == "complete", "the copy to be complete")
+        assert run("dmsetup", "message", name, 0, "errors").stdout == "0 0\n"
+        run("dmsetup", "message", name, 0, "pause")
         run("dmsetup", "suspend", name)
         refused = run("dmsetup", "message", name, 0, "copy", 0, 8, check=False)
         assert refused.returncode == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.clone_rs import TRACK, Status, clone_table
+from harness.clone_rs import TRACK, ErrorList, Status, clone_table
 from harness.command import run, write_text
 from harness.dm_ioctl import HEADER_SIZE, SPEC_SIZE, Command, Flag, call, unpack_targets
 from harness.rig import Rig
@@ -34,9 +34,10 @@ def test_info_of_a_new_device(rig: Rig) -> None:
         counters=status.counters,
         tunables=status.tunables,
     )
-    wanted = {"copied": 0, "queued": 0, "read_errors": 0, "clone_errors": 0}
-    assert wanted.items() <= status.counters.items()
-    assert {"depth": "8", "batch": "2048"}.items() <= status.tunables.items()
+    assert status.counters == {"copied": 0, "recopied": 0, "read_errors": 0, "clone_errors": 0}
+    assert status.tunables == {"depth": 8, "batch": 2048, "rate": 0}
+    assert status.dirty == regions
+    assert ours.errors() == ErrorList([], 0)
 
 
 def test_last_region_is_short(rig: Rig) -> None:
@@ -47,22 +48,55 @@ def test_last_region_is_short(rig: Rig) -> None:
 
 def test_info_shows_features(rig: Rig) -> None:
     """What the table sets is what the status says."""
-    features = (*TRACK, "region_size", 64, "depth", 3, "batch", 512)
+    features = (*TRACK, "region_size", 64, "depth", 3, "batch", 512, "rate", 77)
     status = rig.clone(rig.null_blk(), rig.null_blk(), features=features).clone_status()
     assert status.region_size == 64
-    assert status.tunables["depth"] == "3"
-    assert status.tunables["batch"] == "512"
+    assert status.tunables == {"depth": 3, "batch": 512, "rate": 77}
+
+
+def test_info_shows_tunables(rig: Rig) -> None:
+    """What messages set is what the status says, and what the table says from then on."""
+    ours = rig.clone(rig.null_blk(), rig.null_blk())
+    for tunables in ({"depth": 3, "batch": 512, "rate": 77}, {"depth": 8, "batch": 8, "rate": 0}):
+        for name, value in tunables.items():
+            ours.tune(name, value)
+        assert ours.clone_status().tunables == tunables
+    assert ours.table_text().endswith(" 4 mode track batch 8")
 
 
 def test_info_after_a_copy(rig: Rig) -> None:
-    """`copied` counts sectors, and nothing is claimed to be in sync."""
+    """`copied` counts the sectors of whole regions, `recopied` those that had been copied before;
+    the regions count as in sync."""
     ours = rig.clone(rig.null_blk(), rig.null_blk())
     status = ours.copy_and_wait(100, 3000)
-    assert status.counters["copied"] == 3000
-    assert status.counters["queued"] == 0
-    assert status.in_sync == 0
+    assert (status.state, status.in_sync) == ("idle", 25)
+    assert (status.counters["copied"], status.counters["recopied"]) == (25 * 128, 0)
     status = ours.copy_and_wait(0, 8)
-    assert status.counters["copied"] == 3008
+    assert (status.state, status.in_sync) == ("idle", 25)
+    assert (status.counters["copied"], status.counters["recopied"]) == (26 * 128, 128)
+
+
+def test_states(rig: Rig) -> None:
+    """Each state by its name: what was never started, what is going on, what was paused, what is
+    done; skipped regions are needed for none of it."""
+    backing, clone = rig.null_blk(), rig.null_blk()
+    gate = rig.gate(clone)
+    ours = rig.clone(backing, gate.disk)
+    ours.skip(0, 1024)
+    status = ours.clone_status()
+    assert (status.state, status.skipped, status.dirty) == ("idle", 8, status.total - 8)
+    gate.suspend()
+    ours.start()
+    status = ours.wait_for(lambda seen: seen.copying, "copying")
+    assert status.state == "copying"
+    ours.pause()
+    assert ours.clone_status().state == "paused"
+    gate.resume()
+    ours.wait_paused()
+    status = ours.start_and_wait()
+    assert (status.in_sync, status.skipped, status.dirty) == (status.total - 8, 8, 0)
+    assert (status.state, status.health, status.copying) == ("complete", "ok", 0)
+    assert status.counters["copied"] == ours.disk.sectors - 1024
 
 
 @pytest.mark.parametrize(
@@ -75,6 +109,17 @@ def test_info_after_a_copy(rig: Rig) -> None:
             "6 region_size 64 mode track batch 512",
         ),
         (("DEPTH", 2, "Mode", "TRACK"), "4 mode track depth 2"),
+        (
+            (*TRACK, "rate", 0, "on_read_error", "stop", "on_clone_error", "detach")
+            + ("final", 4096),
+            "2 mode track",
+        ),
+        (
+            ("final", 0, "ON_CLONE_ERROR", "STOP", "on_read_error", "Skip", "strict_discard")
+            + ("rate", 100, "batch", 512, "depth", 2, "AutoStart", *TRACK, "region_size", 64),
+            "18 region_size 64 mode track autostart depth 2 batch 512 rate 100 strict_discard "
+            "on_read_error skip on_clone_error stop final 0",
+        ),
     ],
 )
 def test_table_line(rig: Rig, given: tuple, printed: str) -> None:

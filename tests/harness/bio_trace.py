@@ -2,7 +2,8 @@
 """Which bios reach a device: the tracepoint block_bio_queue, filtered for it.
 
 Unlike a queue's counters it shows each bio as the layer above sent it: not yet merged or split,
-with its flags, and also where the device below is itself bio-based.
+with its flags, and also where the device below is itself bio-based. How urgent they are is seen
+where a scheduler gets them as requests (block_rq_insert).
 """
 
 import contextlib
@@ -18,7 +19,9 @@ from harness.disk import Disk
 
 TRACEFS = Path("/sys/kernel/tracing")
 # nullb0-123  [000] ..... 12.3: block_bio_queue: 252,0 WS 8 + 16 [fio]
-_LINE = re.compile(r"block_bio_queue: (\d+),(\d+) (\S+) (\d+) \+ (\d+) \[.*\]$")
+_BIO = re.compile(r"block_bio_queue: (\d+),(\d+) (\S+) (\d+) \+ (\d+) \[.*\]$")
+# nullb0-123  [000] ..... 12.3: block_rq_insert: 252,0 WS 4096 () 8 + 16 be,0,4 [fio]
+_REQUEST = re.compile(r"block_rq_insert: (\d+),(\d+) .* \+ (\d+) (\w+),\d+,\d+ \[.*\]$")
 
 _numbers = itertools.count()
 
@@ -31,6 +34,13 @@ class Bio(NamedTuple):
     count: int
 
 
+class Request(NamedTuple):
+    """`priority` is an I/O class: none, rt, be, idle."""
+
+    sectors: int
+    priority: str
+
+
 class BioTrace:
     """The bios that some devices have got."""
 
@@ -41,32 +51,37 @@ class BioTrace:
         """Forget what was seen so far."""
         os.close(os.open(self._folder / "trace", os.O_WRONLY | os.O_TRUNC))
 
+    def _of(self, disk: Disk, pattern: re.Pattern) -> Iterator[re.Match]:
+        for line in (self._folder / "trace").read_text().splitlines():
+            match = pattern.search(line)
+            if match and disk.number == f"{match[1]}:{match[2]}":
+                yield match
+
     def bios(self, disk: Disk) -> list[Bio]:
         """The bios that one device has got since the last clear."""
-        found = []
-        for line in (self._folder / "trace").read_text().splitlines():
-            match = _LINE.search(line)
-            if match and disk.number == f"{match[1]}:{match[2]}":
-                found.append(Bio(match[3], int(match[4]), int(match[5])))
-        return found
+        return [Bio(match[3], int(match[4]), int(match[5])) for match in self._of(disk, _BIO)]
+
+    def requests(self, disk: Disk) -> list[Request]:
+        """The requests that the scheduler of one device has got since the last clear."""
+        return [Request(int(match[3]), match[4].lower()) for match in self._of(disk, _REQUEST)]
 
 
 @contextlib.contextmanager
-def bio_trace(*disks: Disk) -> Iterator[BioTrace]:
-    """Trace the bios that these devices get."""
+def bio_trace(*disks: Disk, event: str = "block_bio_queue") -> Iterator[BioTrace]:
+    """Trace the bios that these devices get, or another event of theirs."""
     if not (TRACEFS / "instances").is_dir():
         run("mount", "-t", "tracefs", "tracefs", TRACEFS)
     folder = TRACEFS / "instances" / f"bios-{os.getpid()}-{next(_numbers)}"
-    event = folder / "events/block/block_bio_queue"
+    settings = folder / "events/block" / event
     numbers = [[int(word) for word in disk.number.split(":")] for disk in disks]
     # The trace has the kernel's own dev_t: 20 bits of minor number.
     wanted = " || ".join(f"dev == {major << 20 | minor}" for major, minor in numbers)
     folder.mkdir()
     try:
         write_text(folder / "buffer_size_kb", 64)
-        write_text(event / "filter", wanted)
-        write_text(event / "enable", 1)
+        write_text(settings / "filter", wanted)
+        write_text(settings / "enable", 1)
         yield BioTrace(folder)
-        write_text(event / "enable", 0)
+        write_text(settings / "enable", 0)
     finally:
         folder.rmdir()

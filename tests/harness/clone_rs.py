@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What is particular to clone-rs: its table line and its status."""
+"""What is particular to clone-rs: its table line, its messages and its status."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from harness.disk import Disk
 from harness.dm import Device
@@ -38,6 +40,13 @@ def linear_table(
     return f"{start} {length} linear {backing.path} {backing_offset}"
 
 
+def whole_regions(sector: int, count: int, region_size: int, length: int) -> tuple[int, int]:
+    """Sector and count of a range of a target rounded out to regions; the last one may be short."""
+    first = sector // region_size * region_size
+    end = min(length, -(-(sector + count) // region_size) * region_size)
+    return first, end - first
+
+
 def pairs(words: list[str]) -> dict[str, str]:
     """name value name value ... as a dictionary."""
     assert len(words) % 2 == 0, f"a name without a value in {words}"
@@ -57,7 +66,7 @@ class Status:
     skipped: int
     copying: int
     counters: dict[str, int] = field(default_factory=dict)
-    tunables: dict[str, str] = field(default_factory=dict)
+    tunables: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, line: str) -> "Status":
@@ -80,17 +89,59 @@ class Status:
             skipped=int(skipped),
             copying=int(copying),
             counters={name: int(value) for name, value in pairs(counters).items()},
-            tunables=pairs(tunables),
+            tunables={name: int(value) for name, value in pairs(tunables).items()},
         )
 
     @property
-    def idle(self) -> bool:
-        """Whether no copying is going on and none is asked for."""
-        return self.state == "idle" and not self.copying and not self.counters["queued"]
+    def dirty(self) -> int:
+        """Regions that are neither in sync nor skipped; those being copied are dirty, too."""
+        return self.total - self.in_sync - self.skipped
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is being copied and nothing will be without a message or a write."""
+        return (
+            self.state != "copying"
+            and not self.copying
+            and (self.state == "complete" or self.dirty > 0)
+        )
+
+
+class Failure(NamedTuple):
+    """An entry of the error list: `side` is backing or clone, sectors are the target's. A flush
+    that failed has no sectors."""
+
+    side: str
+    errno: int
+    sector: int
+    count: int
+
+
+@dataclass(frozen=True)
+class ErrorList:
+    """The answer to `errors`."""
+
+    failures: list[Failure]
+    left_out: int
+
+    @classmethod
+    def parse(cls, answer: str) -> "ErrorList":
+        """Read `<shown> <left out> [<side> <errno> <sector> <count>]...` and nothing after it."""
+        shown, left_out, *words = answer.split(" ")
+        assert len(words) == 4 * int(shown), f"not as many entries as announced: {answer}"
+        quadruples = zip(*[iter(words)] * 4, strict=True)
+        return cls(
+            failures=[
+                Failure(side, int(number), int(sector), int(count))
+                for side, number, sector, count in quadruples
+            ],
+            left_out=int(left_out),
+        )
 
 
 class CloneDevice(Device):
-    """A mapped device with clone-rs in its table."""
+    """A mapped device with clone-rs in its table. `at` is a sector of the target that is meant,
+    `line` its line of the table."""
 
     def clone_status(self, line: int = 0) -> Status:
         """The status of the target at a line of the table."""
@@ -98,20 +149,87 @@ class CloneDevice(Device):
         assert target.type == "clone-rs"
         return Status.parse(target.text)
 
+    # The messages.
+
+    def start(self, at: int = 0) -> None:
+        """Begin to copy what is dirty, or go on."""
+        self._act("start", at)
+
+    def pause(self, at: int = 0) -> None:
+        """Begin no more jobs."""
+        self._act("pause", at)
+
+    def finish(self, at: int = 0) -> None:
+        """Have the next suspend that flushes copy the rest."""
+        self._act("finish", at)
+
     def copy(self, sector: int, count: int, at: int = 0) -> None:
-        """Ask for a copy of a range of the target at sector `at` of the device."""
-        self.message(f"copy {sector} {count}", sector=at)
+        """Have the regions that a range touches copied before all others."""
+        self._act(f"copy {sector} {count}", at)
+
+    def skip(self, sector: int, count: int, at: int = 0) -> None:
+        """Have the regions that lie whole in a range not copied."""
+        self._act(f"skip {sector} {count}", at)
+
+    def tune(self, name: str, value: int, at: int = 0) -> None:
+        """Set `depth`, `batch` or `rate`."""
+        self._act(f"{name} {value}", at)
+
+    def errors(self, at: int = 0) -> ErrorList:
+        """What has failed since the last `start`."""
+        return ErrorList.parse(self.message("errors", sector=at))
+
+    def _act(self, text: str, at: int) -> None:
+        answer = self.message(text, sector=at)
+        assert answer == "", f"{text!r} was answered with {answer!r}"
+
+    # Waiting, and the steps of an administrator.
+
+    def wait_for(
+        self, wanted: Callable[[Status], object], what: str, timeout: float = 30, line: int = 0
+    ) -> Status:
+        """Wait until the status is as wanted; return it."""
+        last: Status | None = None
+
+        def look() -> Status | None:
+            nonlocal last
+            last = self.clone_status(line)
+            return last if wanted(last) else None
+
+        try:
+            return wait_until(look, f"{self.name} to be {what}", timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}, the last status was {last}") from None
 
     def wait_idle(self, timeout: float = 30, line: int = 0) -> Status:
         """Wait until all that was asked for is done; return the status then."""
+        return self.wait_for(lambda status: status.at_rest, "at rest", timeout, line)
 
-        def idle() -> Status | None:
-            status = self.clone_status(line)
-            return status if status.idle else None
+    def wait_complete(self, timeout: float = 30, line: int = 0) -> Status:
+        """Wait until all regions are in sync or skipped and the clone is flushed."""
+        return self.wait_for(lambda status: status.state == "complete", "complete", timeout, line)
 
-        return wait_until(idle, f"{self.name} to finish copying", timeout)
+    def wait_paused(self, timeout: float = 30, line: int = 0) -> Status:
+        """Wait until copying is paused and the last job has ended."""
+        return self.wait_for(
+            lambda status: status.state == "paused" and not status.copying,
+            "paused",
+            timeout,
+            line,
+        )
 
     def copy_and_wait(self, sector: int, count: int, timeout: float = 30) -> Status:
         """Copy a range and wait for its end."""
         self.copy(sector, count)
         return self.wait_idle(timeout)
+
+    def start_and_wait(self, timeout: float = 30) -> Status:
+        """Copy all that is dirty and wait for its end."""
+        self.start()
+        return self.wait_complete(timeout)
+
+    def finish_and_suspend(self) -> Status:
+        """Copy the rest inside a suspend; the device is suspended then."""
+        self.finish()
+        self.suspend()
+        return self.clone_status()

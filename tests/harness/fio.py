@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import tempfile
+from pathlib import Path
 
 from harness.disk import Disk
 from harness.wait import wait_until
@@ -71,9 +72,16 @@ class Fio:
 
     def stop(self) -> None:
         """Let it end early; `wait` then returns what it has done."""
+        # It dies of a SIGINT that comes before it has its handler.
+        wait_until(lambda: not self.running or self._handles_sigint(), "fio to begin")
         if self.running:
             self._stopped = True
             self._process.send_signal(signal.SIGINT)
+
+    def _handles_sigint(self) -> bool:
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (signal.SIGINT - 1) & 1)
 
     def finish(self) -> dict:
         """Stop STEADY load; fail unless it was still there, has read something back and found

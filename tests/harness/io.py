@@ -3,11 +3,10 @@
 
 import ctypes
 import errno
-import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from harness.data import SECTOR
@@ -28,6 +27,7 @@ FALLOC_FL_WRITE_ZEROES = 0x80
 CHUNK = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p]
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
@@ -88,12 +88,20 @@ def write(device: Disk | str, sector: int, data: bytes) -> None:
 
 
 def range_ioctl(fd: int, request: int, sector: int, count: int) -> None:
-    """BLKDISCARD, BLKSECDISCARD or BLKZEROOUT of a range of sectors."""
-    fcntl.ioctl(fd, request, struct.pack("=QQ", sector * SECTOR, count * SECTOR))
+    """BLKDISCARD, BLKSECDISCARD or BLKZEROOUT of a range of sectors.
+
+    By ctypes, as fcntl.ioctl keeps the interpreter's lock: a thread that waits here for a suspended
+    device would stop the one that is to resume it.
+    """
+    _call(_libc.ioctl, fd, request, struct.pack("=QQ", sector * SECTOR, count * SECTOR))
 
 
 def fallocate(fd: int, mode: int, sector: int, count: int) -> None:
     """fallocate on a block device: FALLOC_FL_* of a range of sectors."""
-    if _libc.fallocate(fd, mode, sector * SECTOR, count * SECTOR):
+    _call(_libc.fallocate, fd, mode, sector * SECTOR, count * SECTOR)
+
+
+def _call(function: Callable, *arguments: object) -> None:
+    if function(*arguments):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -14,7 +14,10 @@ from harness.disk import Disk
 from harness.dm import Device
 from harness.dm_ioctl import SPEC_SIZE, Command, DmError, call
 from harness.kernel_log import Guard
+from harness.rig import Rig
 
+# Of the devices of Below, in sectors.
+LENGTH = 4096
 # How our own lines begin, and what the core says of a table that is refused; a device that we did
 # not put, or put twice, is no such thing.
 OURS = r"^(device-mapper: clone-rs|dm_clone_rs): (\d+:\d+: )?"
@@ -109,3 +112,38 @@ def allow_refusals(log: Guard) -> None:
     """Tables will be refused in this test: what is logged then is looked at by the test."""
     log.allow(OURS)
     log.allow(CORE)
+
+
+class Below:
+    """A backing device and a clone of LENGTH sectors, and a mapped device without a table above
+    them."""
+
+    def __init__(
+        self, rig: Rig, log: Guard, backing: Disk | None = None, clone: Disk | None = None
+    ):
+        allow_refusals(log)
+        self.rig = rig
+        self.backing = backing or rig.null_blk(size=LENGTH >> 11)
+        self.clone = clone or rig.null_blk(size=LENGTH >> 11)
+        self.device = rig.mapped()
+        self.unused = Unused((self.backing, self.clone))
+
+    def line(self, parameters: str, start: int = 0, length: int = LENGTH) -> str:
+        """A table of one line; {b} and {c} stand for the devices."""
+        words = parameters.format(b=self.backing.path, c=self.clone.path)
+        return f"{start} {length} clone-rs {words}"
+
+    def refuse(
+        self, table: str | bytes, text: str, *words: object, number: int = errno.EINVAL
+    ) -> DmError:
+        """This table is refused in all the ways that it has to be."""
+        error = refused(self.device, table)
+        check_refusal(error, number, text, words)
+        self.unused.check()
+        return error
+
+    def refuse_line(
+        self, parameters: str, text: str, *words: object, number: int = errno.EINVAL
+    ) -> DmError:
+        """The same for a line with places for the devices."""
+        return self.refuse(self.line(parameters), text, *words, number=number)

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from harness import disk_factories
 from harness.bio_trace import BioTrace, bio_trace
@@ -20,6 +21,13 @@ from harness.wait import Background
 _numbers = itertools.count()
 
 
+class Load(Protocol):
+    """What uses a mapped device all the time."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
 class Rig:
     """Makes devices. They go in the opposite order, whatever became of the test."""
 
@@ -27,7 +35,7 @@ class Rig:
         self._stack = contextlib.ExitStack()
         self._mapped: list[Device] = []
         self._background: list[Background] = []
-        self._running: list[Fio] = []
+        self._running: list[Load] = []
         self._scsi: disk_factories.ScsiDebug | None = None
         self._brd: disk_factories.Brd | None = None
 
@@ -137,6 +145,10 @@ class Rig:
         started = Fio(disk, **options)
         self._running.append(started)
         return started
+
+    def until_end(self, load: Load) -> None:
+        """Kill a load before the mapped devices go, if it is still there."""
+        self._running.append(load)
 
     @contextlib.contextmanager
     def mounted(self, disk: Disk, folder: Path) -> Iterator[Path]:

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Memory: none is allocated by the copying, however long it goes on; where a message that needs
+some gets none, all stays as it was; and what a device has had is there again when it has gone.
+"""
+
+import errno
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness.allocations import Allocations
+from harness.clone_rs import TRACK, CloneDevice, Status, clone_table
+from harness.command import read_text, write_text
+from harness.dm_ioctl import DmError
+from harness.fault_injection import Code, allocations_below, fail_nth, faults_below
+from harness.fio import STEADY
+from harness.kernel_log import Guard
+from harness.refusals import OURS
+from harness.rig import Rig
+from harness.track import Pair
+
+LENGTH = 4096
+# More than any test needs.
+ENDLESS = 1000000
+LARGE = 1280 << 11
+
+
+@contextmanager
+def no_allocations() -> Iterator[None]:
+    """Every allocation below the target's functions fails, in any thread; there may be none."""
+    code = Code.of_module()
+    faults = {"probability": 100, "times": ENDLESS}
+    with (
+        faults_below("failslab", code, **faults) as slab,
+        faults_below("fail_page_alloc", code, **faults) as pages,
+    ):
+        yield
+        failed = [ENDLESS - int(read_text(folder / "times")) for folder in (slab, pages)]
+    assert failed == [0, 0], "allocations of the copying"
+
+
+def test_passes_under_load(rig: Rig) -> None:
+    """One pass after the other while fio writes, pauses, suspends and a finish."""
+    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), features=("batch", 64))
+    load = rig.fio(pair.device.disk, size="1m", **STEADY)
+    load.wait_for_load()
+    with no_allocations():
+        pair.device.start()
+        pair.device.wait_for(lambda status: status.counters["recopied"] >= 4 * LENGTH, "copying")
+        pair.device.pause()
+        pair.device.suspend()
+        pair.device.resume()
+        pair.device.start()
+        pair.finish("without memory")
+        pair.device.resume()
+    load.finish()
+
+
+@pytest.mark.parametrize(
+    "batch", [128, pytest.param(8, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+)
+def test_many_jobs(rig: Rig, batch: int) -> None:
+    """Twenty thousand jobs, and in the long tier as many as an hour has at 100 MiB a second: none
+    allocates anything. The disks store nothing."""
+    disks = [rig.null_blk(LARGE >> 11, memory_backed=0) for _ in range(2)]
+    device = rig.clone(*disks, features=(*TRACK, "region_size", 8, "depth", 32, "batch", batch))
+    with no_allocations():
+        status = device.start_and_wait(800)
+    assert status.counters["copied"] == LARGE
+    assert LARGE // batch >= 20000
+
+
+def tuned(device: CloneDevice, name: str, value: int) -> Callable[[], None]:
+    """A message as a call."""
+    return lambda: device.tune(name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("depth", 12), ("depth", 2), ("batch", 256), ("batch", 8)]
+)
+def test_tuning_without_memory(rig: Rig, kernel_log: Guard, name: str, value: int) -> None:
+    """Each allocation of `depth` and `batch` fails once, while copying goes on: it is ENOMEM, the
+    old values stay, nothing is lost; without a fault the message works."""
+    kernel_log.allow(OURS + "message refused")
+    features = ("region_size", 8, "depth", 4, "batch", 64, "rate", 2000)
+    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), features=features)
+    pair.device.start()
+    before = pair.device.clone_status().tunables
+    refusals = 0
+    with allocations_below(Code.of_module()), Allocations() as allocations:
+        for number in range(1, 1000):
+            outcome = fail_nth(number, tuned(pair.device, name, value))
+            if outcome.error is not None:
+                refusals += 1
+                assert outcome.error.errno == errno.ENOMEM
+                assert pair.device.clone_status().tunables == before
+            else:
+                pair.device.tune(name, before[name])
+            if not outcome.injected:
+                break
+        pair.device.pause()
+        pair.device.wait_paused()
+        pair.device.suspend()
+        pair.device.remove()
+    assert refusals >= 1
+    assert not allocations.ours, "lost memory, by who allocated it"
+
+
+def test_reload_without_memory(rig: Rig, kernel_log: Guard) -> None:
+    """Each allocation of the resume that changes tables fails once, the core's own as well: the
+    state is taken over, or the resume fails; the next one then works, with that state or all
+    dirty."""
+    kernel_log.allow("^device-mapper: ")
+    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), features=("depth", 1, "batch", 8))
+    before = pair.device.start_and_wait()
+    failed = 0
+    for number in range(1, 200):
+        pair.device.load(pair.table)
+        pair.device.suspend()
+        with allocations_below(Code.of_function("ctl_ioctl", "dm_ctl_ioctl")):
+            outcome = fail_nth(number, pair.device.resume)
+        if outcome.error is not None:
+            failed += 1
+            assert outcome.error.errno == errno.ENOMEM
+            pair.device.resume()
+        status = pair.device.clone_status()
+        if (status.state, status.in_sync) != (before.state, before.in_sync):
+            check_honest(status)
+            pair.device.start_and_wait()
+        if not outcome.injected:
+            break
+    assert status.state == "complete"
+    pair.expect_copy()
+    pair.check("after many reloads")
+
+
+def check_honest(status: Status) -> None:
+    """Nothing is known."""
+    assert (status.state, status.in_sync, status.dirty) == ("idle", 0, status.total)
+
+
+def free() -> int:
+    """KiB that nobody needs: free memory after caches were dropped."""
+    write_text("/proc/sys/vm/drop_caches", 3)
+    found = Counter()
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, value = line.split()[:2]
+        found[name.rstrip(":")] = int(value)
+    return found["MemFree"]
+
+
+@pytest.mark.parametrize("rounds", [8, pytest.param(200, marks=pytest.mark.long)])
+def test_memory_comes_back(rig: Rig, rounds: int) -> None:
+    """Devices that are made, copied under load, tuned, reloaded and removed, again and again:
+    memory is what it was but for the noise; what one of them has is a hundred times that."""
+    disks = [rig.null_blk(2) for _ in range(2)]
+    table = clone_table(*disks, features=(*TRACK, "region_size", 8, "batch", 8192))
+
+    def cycle() -> int:
+        device = rig.clone_of(table)
+        device.start_and_wait()
+        device.tune("depth", 12)
+        device.tune("depth", 8)
+        device.tune("batch", 4096)
+        device.reload(table)
+        left = free()
+        device.remove()
+        return left
+
+    with Allocations() as allocations:
+        cycle()
+    assert not allocations.ours, "lost memory, by who allocated it"
+    for _ in range(3):
+        cycle()
+    before = free()
+    during = min(cycle() for _ in range(rounds))
+    after = free()
+    assert before - during >= 24 << 10, "that would not be seen"
+    assert before - after < 1024 + 64 * rounds
+
+
+def test_no_memory_for_a_reload(rig: Rig, kernel_log: Guard) -> None:
+    """A table that is refused for want of memory leaves the live target copying."""
+    kernel_log.allow(OURS)
+    kernel_log.allow("^device-mapper: (table|ioctl): |^workqueue: Failed to")
+    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), features=("batch", 8, "rate", 2000))
+    pair.device.start()
+    refusals = 0
+    with allocations_below(Code.of_module()):
+        for number in range(1, 60):
+            outcome = fail_nth(number, lambda: pair.device.load(pair.table))
+            if isinstance(outcome.error, DmError):
+                assert outcome.error.errno == errno.ENOMEM
+                refusals += 1
+            pair.device.clear()
+    assert refusals >= 20
+    pair.device.tune("rate", 0)
+    assert pair.device.wait_complete().counters["copied"] == LENGTH
+    pair.expect_copy()
+    pair.check("beside tables that were refused")

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Targets eight deep that all copy, swap on a device that is being copied, and copying while memory
+is short: nothing waits for itself, and all is equal in the end.
+"""
+
+import pytest
+
+from harness.clone_rs import TRACK
+from harness.fio import STEADY
+from harness.image import Image, assert_same_disks
+from harness.rig import Rig
+from harness.swap import swap_on, swap_used, swapping
+from harness.track import Pair
+from harness.wait import wait_until
+
+DEEP = 8
+FEATURES = ("depth", 2, "batch", 128)
+
+
+def test_eight_deep(rig: Rig) -> None:
+    """Each target's backing device is the target below it, and each copies to a clone of its own
+    while fio writes at the top. Suspended from the top, each copies its rest: all are equal."""
+    bottom = rig.null_blk(2)
+    clones = [rig.null_blk(2) for _ in range(DEEP)]
+    below, stack = bottom, []
+    for clone in clones:
+        stack.append(rig.clone(below, clone, features=(*TRACK, *FEATURES)))
+        below = stack[-1].disk
+    load = rig.fio(below, size="2m", **STEADY)
+    load.wait_for_load()
+    for device in stack:
+        device.start()
+    stack[0].wait_for(lambda status: status.counters["copied"] >= 2048, "on the way")
+    for _ in range(2):
+        for device in reversed(stack):
+            device.suspend()
+        for device in stack:
+            device.resume()
+    for device in reversed(stack):
+        device.finish()
+        device.suspend()
+        assert device.clone_status().state == "complete", device.name
+    for clone in clones:
+        assert_same_disks(bottom, clone, "a level of the stack")
+    for device in stack:
+        device.resume()
+    load.finish()
+
+
+def test_eight_deep_on_the_clones_side(rig: Rig) -> None:
+    """Each target's clone is the target below it: a write of the copy at the top is a user's write
+    in all others, which copy it on, until the last clone has it."""
+    source = Image(rig.null_blk(2), "source")
+    disks = [rig.null_blk(2) for _ in range(DEEP)]
+    below, stack = disks[0], []
+    for disk in (*disks[1:], source.disk):
+        stack.append(rig.clone(disk, below, features=(*TRACK, *FEATURES)))
+        below = stack[-1].disk
+    for device in stack:
+        device.start()
+    # From the top: what a level still writes is dirty in the one below.
+    for device in reversed(stack):
+        device.wait_complete(60)
+        device.finish()
+        device.suspend()
+        assert device.clone_status().state == "complete", device.name
+    for disk in disks:
+        assert_same_disks(source.disk, disk, "a level of the stack")
+    for device in stack:
+        device.resume()
+
+
+def test_swap(rig: Rig) -> None:
+    """Pages go out and come back right while the device is copied, suspended, resumed and
+    finished."""
+    pair = Pair(rig, rig.null_blk(16), rig.null_blk(16), features=FEATURES)
+    with swap_on(pair.device.disk):
+        with swapping(8, 2) as process:
+            wait_until(lambda: swap_used() > (4 << 10), "pages to go out")
+            pair.device.start()
+            while process.poll() is None:
+                assert pair.device.finish_and_suspend().state == "complete"
+                pair.device.resume()
+        assert pair.device.info().open_count == 1
+        pair.finish("with pages swapped out")
+        pair.device.resume()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("queue", [{}, {"irqmode": 2}], ids=["plain", "timer"])
+def test_memory_pressure(rig: Rig, queue: dict) -> None:
+    """More is taken than the machine has, and it is swapped out through a device that is being
+    copied: all gets on, and the copy completes."""
+    with open("/proc/meminfo") as file:
+        available = next(int(line.split()[1]) >> 10 for line in file if "MemAvailable" in line)
+    disks = [rig.null_blk(160, **queue) for _ in range(2)]
+    pair = Pair(rig, *disks, features=FEATURES)
+    with swap_on(pair.device.disk):
+        pair.device.start()
+        with swapping(available - 320 + 64, 3) as process:
+            wait_until(lambda: swap_used() > (8 << 10), "pages to go out", 120)
+            while process.poll() is None:
+                pair.device.suspend(lockfs=False)
+                pair.device.resume()
+                pair.device.wait_for(lambda status: status.health == "ok", "fine")
+    pair.device.wait_complete(120)
+    pair.check_equal("after swapping")

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the status claims is true: so many regions are equal at least, `complete` means all of them,
+on the medium, and `dmsetup wait` hears of it."""
+
+import subprocess
+import time
+from itertools import pairwise
+
+import pytest
+
+from harness import io
+from harness.data import stamped
+from harness.disk import Disk
+from harness.dm_ioctl import Command, call
+from harness.fio import STEADY
+from harness.rig import Rig
+from harness.track import Pair, segments
+from harness.wait import wait_until
+
+# Writes now and then, so that the copy is complete in between.
+SPARSE = STEADY | {"bsrange": "512-8k", "thinktime": 400000, "thinktime_blocks": 8, "iodepth": 4}
+
+
+def frozen(pair: Pair) -> tuple[object, int]:
+    """The status and how many regions are equal, at a moment when nothing moves below."""
+    pair.clone_gate.suspend()
+    pair.backing_gate.suspend()
+    status = pair.status()
+    equal = pair.equal_regions()
+    pair.backing_gate.resume()
+    pair.clone_gate.resume()
+    return status, equal
+
+
+@pytest.mark.parametrize("region_size", [8, 128])
+def test_in_sync_is_true(rig: Rig, region_size: int) -> None:
+    """While fio writes and the copy goes on, everything below is stopped now and then: at least as
+    many regions as are said to be in sync are equal."""
+    pair = Pair(
+        rig,
+        rig.null_blk(4),
+        rig.null_blk(4),
+        features=("region_size", region_size, "batch", 64),
+        gated=True,
+    )
+    load = rig.fio(pair.device.disk, **STEADY)
+    load.wait_for_load()
+    pair.device.tune("rate", 4096)
+    pair.device.start()
+    seen = []
+    for _ in range(6):
+        status, equal = frozen(pair)
+        assert equal >= status.in_sync, f"{equal} regions are equal: {status}"
+        seen.append(status.in_sync)
+        wait_until(
+            lambda last=status: pair.status().counters["copied"] > last.counters["copied"],
+            "more to be copied",
+        )
+    assert any(0 < count < status.total for count in seen), seen
+    load.finish()
+
+
+def test_complete_is_true(rig: Rig) -> None:
+    """While fio writes, each time that the copy is complete and then nothing moves below, the
+    ranges are equal; without anybody waiting for anything."""
+    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), features=("region_size", 8), gated=True)
+    load = rig.fio(pair.device.disk, **SPARSE)
+    load.wait_for_load()
+    pair.device.start()
+    complete = 0
+    for _ in range(30):
+        pair.device.wait_complete()
+        status, equal = frozen(pair)
+        if status.state == "complete":
+            assert (equal, status.in_sync) == (status.total, status.total)
+            complete += 1
+        if complete == 4:
+            break
+        writes = pair.device.disk.counters().writes
+        wait_until(lambda: pair.device.disk.counters().writes > writes, "fio to write")  # noqa: B023
+    assert complete == 4
+    assert pair.status().counters["recopied"]
+    load.finish()
+
+
+def test_counts(rig: Rig) -> None:
+    """Numbers that only grow do; regions that were copied count once in `copied` and, when they are
+    copied again, in both."""
+    pair = Pair(
+        rig, rig.slow(2, 32), rig.null_blk(2), (0, 8), 4001, ("region_size", 32, "batch", 32)
+    )
+    seen = [pair.status()]
+    assert (seen[0].state, seen[0].in_sync, seen[0].total) == ("idle", 0, 126)
+    pair.device.start()
+    wait_until(lambda: seen.append(pair.status()) or seen[-1].state == "complete", "complete")
+    for earlier, later in pairwise(seen):
+        assert earlier.in_sync <= later.in_sync
+        assert earlier.counters["copied"] <= later.counters["copied"]
+        assert later.counters["copied"] <= (later.in_sync + later.copying) * 32
+    assert {status.state for status in seen[1:-1]} == {"copying"}
+    assert seen[-1].counters["copied"] == 4001
+    assert seen[-1].counters["recopied"] == 0
+    pair.write_regions("again", 0, 125)
+    status = pair.device.wait_complete()
+    assert status.counters["copied"] == 4001 + 32 + 1
+    assert status.counters["recopied"] == 32 + 1
+    pair.expect_copy()
+    pair.check("copied")
+
+
+def test_complete_again_by_itself(rig: Rig) -> None:
+    """Each write after the copy is complete makes it incomplete until it is copied, without any
+    message; a read does not."""
+    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), features=("region_size", 8))
+    pair.device.start_and_wait()
+    for number in range(5):
+        io.read(pair.device.disk)
+        assert pair.status().state == "complete"
+        data = stamped(f"w{number}", 700 * number, 13)
+        pair.write(700 * number, data)
+        pair.device.wait_complete()
+        pair.expect_copy()
+        pair.check(f"write {number}")
+
+
+def test_flushed_before_complete(rig: Rig) -> None:
+    """The last thing that the clone gets before `complete` is a flush: after each write to it."""
+    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2, cache_size=1))
+    trace = rig.bio_trace(pair.clone.disk)
+    pair.device.start()
+    for number in range(3):
+        pair.device.wait_complete()
+        kinds = [bio.kind for bio in trace.bios(pair.clone.disk)]
+        assert any(kind.startswith("W") for kind in kinds), kinds
+        assert kinds[-1].startswith("F"), kinds
+        trace.clear()
+        pair.write_regions(f"w{number}", number)
+
+
+def slow_flush(rig: Rig, disk: Disk, milliseconds: int) -> Disk:
+    """A disk with a write cache whose flushes take a while, and nothing else does."""
+    side = f"{disk.path} 0 0"
+    line = f"0 {disk.sectors} delay {side} {side} {disk.path} 0 {milliseconds}"
+    return rig.mapped(line).disk
+
+
+def test_not_complete_before_the_flush_has_ended(rig: Rig) -> None:
+    """While the flush is under way all regions are in sync, and the copy is not complete; a write
+    meanwhile needs another flush."""
+    clone = rig.null_blk(2, cache_size=1)
+    pair = Pair(rig, rig.null_blk(2), clone, device=False)
+    pair.below = (pair.backing.disk, slow_flush(rig, clone, 700))
+    device = segments(rig, [pair])
+    device.start()
+    status = device.wait_for(lambda status: status.in_sync == status.total, "in sync")
+    began = time.monotonic()
+    assert status.state == "copying"
+    pair.write_regions("w", 3)
+    device.wait_complete()
+    # The first flush, after it a pass, and the second one.
+    assert time.monotonic() - began > 1
+    pair.expect_copy()
+    pair.check("complete")
+
+
+def test_events(rig: Rig) -> None:
+    """Who waits for an event is woken when the copy is complete, each time that it becomes so."""
+    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2))
+    device = pair.device
+    event = device.info().event
+    for number in range(3):
+        waiting = rig.background(call, Command.DEV_WAIT, device.name, event=event)
+        if number:
+            pair.write_regions(f"w{number}", number)
+        else:
+            device.start()
+        reply = waiting.result()
+        assert reply.event == event + 1
+        assert device.clone_status().state == "complete"
+        event = reply.event
+        pair.expect_copy()
+        pair.check(f"event {number}")
+
+
+def test_dmsetup_wait(rig: Rig) -> None:
+    """The same with dmsetup."""
+    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2))
+    waiting = subprocess.Popen(["dmsetup", "wait", pair.device.name, str(pair.device.info().event)])
+    rig.at_end(waiting.kill)
+    pair.device.start()
+    assert waiting.wait(30) == 0
+    assert pair.status().state == "complete"
+
+
+def test_an_event_of_a_finished_suspend(rig: Rig) -> None:
+    """A suspend that finishes the copy raises one as well."""
+    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), features=("rate", 1))
+    pair.device.start()
+    event = pair.device.info().event
+    pair.finish("a suspend")
+    assert pair.device.info().event == event + 1

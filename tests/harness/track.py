@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A backing device, its clone and the target above both, and what has to be true of them."""
+
+from collections.abc import Callable
+
+from harness import io
+from harness.clone_rs import TRACK, CloneDevice, Status, clone_table
+from harness.data import SECTOR, assert_same, stamped
+from harness.disk import Disk
+from harness.image import Image
+from harness.rig import Rig
+
+
+class Pair:
+    """Two disks with unlike contents, which are known, and a target that clones a range of one to
+    a range of the other. With `gated` both are behind gates.
+
+    Without `device` the target is still to be put into a table, see `segments`.
+    """
+
+    device: CloneDevice
+
+    def __init__(
+        self,
+        rig: Rig,
+        backing: Disk,
+        clone: Disk,
+        offsets: tuple[int, int] = (0, 0),
+        length: int | None = None,
+        features: tuple = (),
+        gated: bool = False,
+        device: bool = True,
+    ):
+        self.backing = Image(backing, "backing")
+        self.clone = Image(clone, "clone")
+        self.offsets = offsets
+        if length is None:
+            length = min(backing.sectors - offsets[0], clone.sectors - offsets[1])
+        self.length = length
+        self.below = (backing, clone)
+        if gated:
+            self.backing_gate, self.clone_gate = rig.gate(backing), rig.gate(clone)
+            self.below = (self.backing_gate.disk, self.clone_gate.disk)
+        self.features = (*TRACK, *features)
+        self.table = self.line()
+        self.start = self.number = 0
+        if device:
+            self.become_part_of(rig.clone_of(self.table), 0, 0)
+
+    def become_part_of(self, device: CloneDevice, start: int, number: int) -> None:
+        """The target is that line of a device's table, at that sector."""
+        self.device, self.start, self.number = device, start, number
+        self.region_size = self.status().region_size
+
+    def line(self, start: int = 0, **changed: object) -> str:
+        """The table line of this pair, or one that differs in something."""
+        backing, clone = self.offsets
+        how = {
+            "backing_offset": backing,
+            "clone_offset": clone,
+            "length": self.length,
+            "features": self.features,
+        }
+        return clone_table(*self.below, start=start, **(how | changed))
+
+    def status(self) -> Status:
+        """The target's."""
+        return self.device.clone_status(self.number)
+
+    def write(self, sector: int, data: bytes) -> None:
+        """Write through the mapped device."""
+        io.write(self.device.disk, self.start + sector, data)
+        self.backing.expect(self.offsets[0] + sector, data)
+
+    def write_regions(self, name: str, *regions: int) -> None:
+        """Write the first block of some regions, so that they are dirty."""
+        for region in regions:
+            sector = region * self.region_size
+            self.write(sector, stamped(name, sector, self.device.disk.block))
+
+    def expect_copy(self, sector: int = 0, count: int | None = None) -> None:
+        """From now on a range of the clone has to hold what the backing device has to hold."""
+        if count is None:
+            count = self.length - sector
+        backing, clone = self.offsets
+        self.clone.expect_copy(clone + sector, self.backing, backing + sector, count)
+
+    def check(self, what: str) -> None:
+        """Both disks hold what is expected."""
+        self.backing.check(what)
+        self.clone.check(what)
+
+    def check_equal(self, what: str, skipped: int = 0) -> None:
+        """Whatever was written through the mapped device: the clone's range is equal to the backing
+        device's, and outside of them both are as they were.
+
+        So many regions may be unlike that were discarded on the backing device, which reads as
+        zeroes there.
+        """
+        found, copied = self._ranges()
+        self.backing.expect(self.offsets[0], found)
+        if skipped:
+            size = self.region_size * SECTOR
+            unlike = _unlike(found, copied, size)
+            for at in unlike:
+                sector = self.offsets[1] + at // SECTOR
+                part = slice(at, at + size)
+                if any(found[part]):
+                    assert_same(found[part], copied[part], what, sector)
+            assert len(unlike) <= skipped, f"{what}: {len(unlike)} regions, {skipped} skipped"
+            found = copied
+        self.clone.expect(self.offsets[1], found)
+        self.check(what)
+
+    def equal_regions(self) -> int:
+        """How many regions are equal on both disks."""
+        unlike = _unlike(*self._ranges(), self.region_size * SECTOR)
+        return -(-self.length // self.region_size) - len(unlike)
+
+    def _ranges(self) -> tuple[bytes, bytes]:
+        backing, clone = self.offsets
+        return (
+            io.read(self.backing.disk, backing, self.length),
+            io.read(self.clone.disk, clone, self.length),
+        )
+
+    def finish(self, what: str) -> Status:
+        """Have a suspend copy the rest, and compare; return the status of the suspended target."""
+        self.device.finish(at=self.start)
+        self.device.suspend()
+        return self.check_finished(what)
+
+    def check_finished(self, what: str) -> Status:
+        """The suspend has copied the rest."""
+        status = self.status()
+        assert status.state == "complete", f"{what}: {status}"
+        assert status.in_sync + status.skipped == status.total, f"{what}: {status}"
+        assert (status.health, status.copying) == ("ok", 0), f"{what}: {status}"
+        self.check_equal(what, status.skipped)
+        return status
+
+
+def _unlike(wanted: bytes, found: bytes, size: int) -> list[int]:
+    """Where the pieces of that size are that differ."""
+    return [
+        at for at in range(0, len(wanted), size) if wanted[at : at + size] != found[at : at + size]
+    ]
+
+
+def segments_table(pairs: list[Pair]) -> str:
+    """A table of one line for each pair, one after the other."""
+    lines, start = [], 0
+    for pair in pairs:
+        lines.append(pair.line(start))
+        start += pair.length
+    return "\n".join(lines)
+
+
+def segments(rig: Rig, pairs: list[Pair]) -> CloneDevice:
+    """A mapped device with a target for each pair, which were made without a device."""
+    device = rig.clone_of(segments_table(pairs))
+    start = 0
+    for number, pair in enumerate(pairs):
+        pair.become_part_of(device, start, number)
+        start += pair.length
+    return device
+
+
+def virtio(number: int) -> Disk:
+    """A disk that vm/run --disk has given to the guest."""
+    return Disk("vd" + "bcdefgh"[number])
+
+
+def _scsi(rig: Rig, size: int) -> tuple[Disk, Disk]:
+    provisioned = {"lbpu": 1, "lbpws": 1, "lbprz": 1, "per_host_store": 1}
+    return rig.scsi_debug(size, **provisioned), rig.scsi_debug(size, **provisioned)
+
+
+# Kinds of backing device and clone, by name; a disk has so many MiB.
+PAIRS: dict[str, Callable[[Rig, int], tuple[Disk, Disk]]] = {
+    "null_blk-512": lambda rig, size: (rig.null_blk(size, discard=1), rig.null_blk(size)),
+    "null_blk-4096": lambda rig, size: (
+        rig.null_blk(size, blocksize=4096, discard=1),
+        rig.null_blk(size, blocksize=4096),
+    ),
+    "null_blk-4096-512": lambda rig, size: (
+        rig.null_blk(size, blocksize=4096, discard=1),
+        rig.null_blk(size, cache_size=1),
+    ),
+    "null_blk-512-4096": lambda rig, size: (
+        rig.null_blk(size, cache_size=1, fua=1),
+        rig.null_blk(size, blocksize=4096),
+    ),
+    "brd": lambda rig, size: (rig.brd(size), rig.brd(size)),
+    "loop": lambda rig, size: (rig.loop(size), rig.loop(size)),
+    "scsi": _scsi,
+}
+if virtio(1).sys.is_dir():
+    PAIRS["virtio"] = lambda rig, size: (virtio(0), virtio(1))
