@@ -69,7 +69,7 @@ def failures(side: str, sectors: Iterable[int], size: int) -> list[Failure]:
 @pytest.mark.parametrize(
     ("policy", "kind"),
     [
-        (policy, kind)
+        pytest.param(policy, kind, marks=[] if kind in ("error", "dust") else pytest.mark.long)
         for policy, (side, _, _) in POLICIES.items()
         for kind in (READS if side == "backing" else WRITES)
     ],

@@ -53,7 +53,11 @@ def check_list(pair: Pair, side: str, counted: int) -> list[Failure]:
 
 @pytest.mark.parametrize(
     ("side", "kind"),
-    [("backing", kind) for kind in READS] + [("clone", kind) for kind in WRITES],
+    [
+        pytest.param(side, kind, marks=[] if kind == "flakey" else pytest.mark.long)
+        for side, kinds in (("backing", READS), ("clone", WRITES))
+        for kind in kinds
+    ],
 )
 def test_under_load(rig: Rig, kernel_log: Guard, side: str, kind: str) -> None:
     """Bad blocks in the second half: copying pauses or the clone is detached, fio goes on, and

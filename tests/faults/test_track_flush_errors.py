@@ -106,6 +106,7 @@ def test_after_a_range(rig: Rig, kernel_log: Guard, policy: str) -> None:
     assert flushed.check_complete().counters["recopied"] == 8 * REGION
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", POLICIES)
 def test_at_a_pause(rig: Rig, kernel_log: Guard, policy: str) -> None:
     """What was flushed before stays in sync, what was written after that does not. No message but
@@ -192,7 +193,7 @@ def test_each_gibibyte(rig: Rig, kernel_log: Guard, fails: bool) -> None:
     if fails:
         assert len(flushes) == 1
         assert (status.health, status.in_sync) == ("detached", 0)
-        assert written <= status.counters["copied"] <= written + 2 * BATCH
+        assert written <= status.counters["copied"] <= written + 16 * BATCH
         assert device.errors() == FAILED
     else:
         assert len(flushes) == 2

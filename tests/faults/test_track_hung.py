@@ -23,7 +23,12 @@ DEPTH = 4
 REGION = 64
 FEATURES = ("region_size", REGION, "depth", DEPTH, "batch", REGION)
 SIDES = ["backing", "clone"]
-ENDS = ["suspend", "noflush", "reload", "remove"]
+ENDS = [
+    "suspend",
+    pytest.param("noflush", marks=pytest.mark.long),
+    pytest.param("reload", marks=pytest.mark.long),
+    "remove",
+]
 
 
 class Hung:

@@ -79,7 +79,13 @@ def tuned(device: CloneDevice, name: str, value: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("depth", 12), ("depth", 2), ("batch", 256), ("batch", 8)]
+    ("name", "value"),
+    [
+        ("depth", 12),
+        pytest.param("depth", 2, marks=pytest.mark.long),
+        ("batch", 256),
+        pytest.param("batch", 8, marks=pytest.mark.long),
+    ],
 )
 def test_tuning_without_memory(rig: Rig, kernel_log: Guard, name: str, value: int) -> None:
     """Each allocation of `depth` and `batch` fails once, while copying goes on: it is ENOMEM, the
@@ -172,7 +178,9 @@ def test_memory_comes_back(rig: Rig, rounds: int) -> None:
 
     with Allocations() as allocations:
         cycle()
-    assert not allocations.ours, "lost memory, by who allocated it"
+    # A workqueue is freed by the kernel's own worker, maybe later.
+    lost = {name: n for name, n in allocations.ours.items() if name != "alloc_workqueue_va"}
+    assert not lost, "lost memory, by who allocated it"
     for _ in range(3):
         cycle()
     before = free()

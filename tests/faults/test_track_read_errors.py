@@ -194,6 +194,7 @@ def test_stop_waits_for_start(rig: Rig, kernel_log: Guard) -> None:
     pair.check("healed")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 def test_deep_pipeline(rig: Rig, kernel_log: Guard, policy: str) -> None:
     """Many jobs in flight, many bad blocks, a load: each sector that failed is counted once, and
