@@ -2,8 +2,10 @@
 """Fixtures of all tests. They run as root in the guest, with the module loaded."""
 
 import random
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,20 +16,32 @@ from harness.kernel_log import Guard, KernelLog  # noqa: E402
 from harness.rig import Rig  # noqa: E402
 
 
+KMEMLEAK_IS_ON = "kmemleak=on" in Path("/proc/cmdline").read_text().split()
+LOCKDEP = Path("/proc/lockdep_stats")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --long and --seed."""
+    """Add --long, --seed and --share."""
     parser.addoption("--long", action="store_true", help="run the tests marked long, too")
     parser.addoption("--seed", type=int, help="what the random tests decide by")
+    parser.addoption("--share", default="1/1", metavar="K/N", help="run every N-th test")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long tests out unless --long was given."""
-    if config.getoption("--long"):
-        return
-    long = [item for item in items if item.get_closest_marker("long")]
-    if long:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+    """Leave out the long tests unless --long was given, those that need kmemleak unless that is on,
+    and of the rest what is not in this guest's share."""
+    wanted = [
+        item
+        for item in items
+        if (config.getoption("--long") or not item.get_closest_marker("long"))
+        and (KMEMLEAK_IS_ON or not item.get_closest_marker("kmemleak"))
+    ]
+    share, shares = map(int, config.getoption("--share").split("/"))
+    wanted = wanted[share - 1 :: shares]
+    kept = set(wanted)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = wanted
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +61,9 @@ def whole_kernel_log() -> Iterator[KernelLog]:
     if late:
         text = "in the kernel log after the last test:\n" + "\n".join(late)
         pytest.fail(text, pytrace=False)
+    # After its first complaint lockdep is off.
+    if LOCKDEP.exists():
+        assert re.search(r"debug_locks: +1$", LOCKDEP.read_text(), re.MULTILINE), "lockdep is off"
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,14 @@ of the group kmem name each object, so that a single one that is lost is found.
 import itertools
 import os
 import re
+import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from harness import module
 from harness.command import read_text, run, write_text
@@ -20,6 +23,8 @@ from harness.command import read_text, run, write_text
 TRACEFS = Path("/sys/kernel/tracing")
 _ALLOCATIONS = ("kmalloc", "kmem_cache_alloc", "mm_page_alloc")
 _FREES = ("kfree", "kmem_cache_free", "mm_page_free", "mm_page_free_batched")
+# See Documentation/admin-guide/mm/pagemap.rst.
+KPF_SLAB = 7
 # pytest-120 [000] ..... 12.3: kmalloc: call_site=f+0x1/0x2 [module] ptr=00000000c6cc1b32 ...
 # pytest-120 [000] ..... 12.3: mm_page_alloc: page=... pfn=0x1ff order=4 migratetype=0 gfp_flags=...
 _LINE = re.compile(
@@ -107,4 +112,16 @@ class Allocations:
                     self.seen[alive[key]] += 1
                 else:
                     alive.pop(key, None)
-        self._left = Counter(alive.values())
+        slabs = _slabs(int(key, 16) for key in alive if key.startswith("0x"))
+        self._left = Counter(name for key, name in alive.items() if key not in slabs)
+
+
+def _slabs(frames: Iterable[int]) -> set[str]:
+    """Those of some page frames that hold slab objects, which are accounted for one by one."""
+    with open("/proc/kpageflags", "rb") as flags:
+        return {hex(frame) for frame in frames if _flags_of(flags, frame) & 1 << KPF_SLAB}
+
+
+def _flags_of(flags: BinaryIO, frame: int) -> int:
+    flags.seek(8 * frame)
+    return struct.unpack("=Q", flags.read(8))[0]
