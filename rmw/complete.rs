@@ -43,19 +43,19 @@ pub(super) fn put_back<State>(job: Job<State>) {
 
 /// The piece could not be read.
 pub(super) fn read_failed(job: Job<Claimed>, errno: c_int) {
+    record(&job, Side::Backing, errno);
     let regions = &job.engine.mapping.regions;
     match job.engine.policy.on_read_error {
         OnReadError::Stop => regions.put_back(job.run.claim),
         OnReadError::Skip => regions.put_aside(job.run.claim),
     }
-    record(&job, Side::Backing, errno);
     end(job);
 }
 
 /// The piece could not be written.
 pub(super) fn write_failed(job: Job<Ready>, errno: c_int) {
-    job.engine.mapping.regions.put_back(job.run.claim);
     record(&job, Side::Clone, errno);
+    job.engine.mapping.regions.put_back(job.run.claim);
     end(job);
 }
 
@@ -66,7 +66,8 @@ fn end<State>(job: Job<State>) {
     job.engine.put_home(job.slot);
 }
 
-/// The job has failed, and its regions are dirty again.
+/// The job has failed. Its regions are given back after this: who sees that no job is in flight any
+/// more sees all errors, too.
 fn record<State>(job: &Job<State>, side: Side, errno: c_int) {
     let (what, device, sector) = match side {
         Side::Backing => {

@@ -8,10 +8,6 @@ use kernel::{
     time::{Delta, Instant, Monotonic},
 };
 
-/// Passes over the regions begin at least so far apart, so that one that is written again and again
-/// is not copied each time.
-const PASS: Delta = Delta::from_millis(200);
-
 /// So much of the time in which no job began is made up for.
 const LAG: Delta = Delta::from_millis(50);
 
@@ -26,6 +22,10 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// Passes over the regions begin at least so far apart, so that one that is written again and
+    /// again is not copied each time.
+    pub(super) const PASS: Delta = Delta::from_millis(200);
+
     /// How long to wait for what will happen soon, but does not tell.
     pub(super) const SOON: Delta = Delta::from_millis(2);
 
@@ -89,7 +89,7 @@ impl Pace {
 
     /// A pass begins.
     pub(super) fn pass(&mut self, now: i64) {
-        self.pass_at = now.saturating_add(PASS.as_nanos());
+        self.pass_at = now.saturating_add(Self::PASS.as_nanos());
     }
 }
 
@@ -162,7 +162,7 @@ mod tests {
         let mut pace = Pace::new(0);
         assert!(pace.pass_in(0).is_none());
         pace.pass(0);
-        assert!(pace.pass_in(PASS.as_nanos() - 1).is_some());
-        assert!(pace.pass_in(PASS.as_nanos()).is_none());
+        assert!(pace.pass_in(Pace::PASS.as_nanos() - 1).is_some());
+        assert!(pace.pass_in(Pace::PASS.as_nanos()).is_none());
     }
 }

@@ -151,7 +151,12 @@ fn look(engine: &Engine, shared: &mut Shared, passes: &mut u32) -> Result<Place,
             if shared.cursor >= regions {
                 let counts = engine.mapping.regions.counts();
                 if counts.dirty <= counts.aside {
-                    return Err(Next::Nothing);
+                    // Writes tell nobody what they have made dirty, and a job may take long.
+                    return Err(if jobs {
+                        Next::Wait(Pace::PASS)
+                    } else {
+                        Next::Nothing
+                    });
                 }
                 let delay = shared.pace.pass_in(now).filter(|_| !last);
                 // Bios are plugged, and what is dirty may be waiting for one of them.
