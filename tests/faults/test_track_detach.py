@@ -111,10 +111,13 @@ def test_what_was_flushed_is_not_copied_again(rig: Rig, kernel_log: Guard) -> No
     allow_errors(kernel_log)
     pair = FaultyPair(rig, Faulty, "clone", EXACT, cache_size=1)
     trace = rig.bio_trace(pair.faulty.disk)
+    # Eight seconds for all.
+    pair.device.tune("rate", 256)
     pair.device.start()
-    pair.device.wait_for(lambda status: status.counters["copied"] >= LENGTH // 4, "on the way")
+    pair.device.wait_for(lambda status: status.counters["copied"] >= LENGTH // 8, "on the way")
     pair.device.pause()
     before = pair.device.wait_paused()
+    pair.device.tune("rate", 0)
     wait_until(lambda: flushes(trace, pair), "the flush of a pause")
     assert flushes(trace, pair) == 1
     wait_until(lambda: not pair.faulty.disk.counters().in_flight, "the end of the flush")
