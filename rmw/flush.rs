@@ -24,8 +24,8 @@ pub(super) fn now_and_then(engine: &Arc<Engine>) {
     }
 }
 
-/// Flushes the clone when nothing is left to do. The scheduler calls this when it has begun all jobs
-/// that it can; it `waits` if it will look for more by itself.
+/// Flushes the clone when nothing is left to do. The scheduler calls this when it has begun all
+/// jobs that it can; it `waits` if it will look for more by itself.
 pub(super) fn at_rest(engine: &Arc<Engine>, waits: bool) {
     let mapping = &engine.mapping;
     let counts = {

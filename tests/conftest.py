@@ -15,7 +15,6 @@ from harness.dm_ioctl import device_names  # noqa: E402
 from harness.kernel_log import Guard, KernelLog  # noqa: E402
 from harness.rig import Rig  # noqa: E402
 
-
 KMEMLEAK_IS_ON = "kmemleak=on" in Path("/proc/cmdline").read_text().split()
 LOCKDEP = Path("/proc/lockdep_stats")
 

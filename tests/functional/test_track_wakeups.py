@@ -72,8 +72,8 @@ def test_a_rate_is_lifted_at_once(rig: Rig) -> None:
 
 
 def test_pause_ends_a_final_copy(rig: Rig, kernel_log: Guard) -> None:
-    """A suspend copies the rest to a clone that hangs: when the clone goes on, what was in flight is
-    the last, as `pause` has come meanwhile."""
+    """A suspend copies the rest to a clone that hangs: when the clone goes on, what was in flight
+    is the last, as `pause` has come meanwhile."""
     kernel_log.expect("finish: the rest could not be copied")
     clone = rig.gate(rig.null_blk(8))
     # After the first job the next one would begin in a minute.

@@ -149,8 +149,8 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
     }
 
     /// The device is about to be resumed with this table; an error stops that. Where the table has
-    /// taken another's place, the targets of that are still there, and suspended. Context: process; what it
-    /// allocates does not wait for I/O (`memalloc_noio_save`).
+    /// taken another's place, the targets of that are still there, and suspended. Context: process;
+    /// what it allocates does not wait for I/O (`memalloc_noio_save`).
     fn preresume(&self, _others: &Instances<Self>) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
