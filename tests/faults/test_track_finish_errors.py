@@ -156,7 +156,8 @@ def test_pause_at_any_time(rig: Rig, kernel_log: Guard) -> None:
         suspend.result()
         status = pair.device.clone_status()
         assert status.state in ("complete", "paused")
-        assert (status.state == "complete") == (status.dirty == 0)
+        # Where the last flush was not sent any more, nothing is dirty and it is not complete.
+        assert status.dirty == 0 or status.state == "paused"
         outcomes.add(status.state)
         pair.device.resume()
     pair.device.suspend()
