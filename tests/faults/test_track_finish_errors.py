@@ -131,7 +131,8 @@ def test_message_while_it_hangs(rig: Rig, kernel_log: Guard, message: str) -> No
     suspend.result()
     status = pair.device.clone_status()
     if message == "pause":
-        assert (status.state, status.health, status.dirty) == ("paused", "ok", 9)
+        # A job that had only read by then does not write any more.
+        assert (status.state, status.health) == ("paused", "ok") and status.dirty in (9, 10)
         assert "the rest could not be copied" in kernel_log.text()
     else:
         pair.check_finished("with a start")

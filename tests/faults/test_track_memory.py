@@ -108,7 +108,6 @@ def test_tuning_without_memory(rig: Rig, kernel_log: Guard, name: str, value: in
             if not outcome.injected:
                 break
         pair.device.pause()
-        pair.device.wait_paused()
         pair.device.suspend()
         pair.device.remove()
     assert refusals >= 1
