@@ -132,8 +132,8 @@ def test_detached(rig: Rig, kernel_log: Guard) -> None:
     assert status.counters["clone_errors"] == REGION
     # Nothing was flushed since.
     assert status.in_sync == 0
-    # What was in flight, at most.
-    assert status.counters["copied"] <= 4 * BATCH
+    # The worker that hears of the error may be late.
+    assert status.counters["copied"] <= LENGTH - REGION
     assert_quiet(clone.disk)
     fio(ours.disk, rw="randrw", bs="4k", size="1m", verify="crc32c")
     kernel_log.expect("message refused: the clone is detached")
