@@ -189,14 +189,12 @@ def test_jobs_in_flight(rig: Rig, kernel_log: Guard, bad: tuple[int, int]) -> No
     below = Faulty(rig, rig.null_blk(2))
     clone = rig.gate(below.disk)
     pair = Pair(rig, rig.null_blk(2), clone.disk, features=features)
-    clone.suspend()
-    trace = rig.bio_trace(clone.disk)
+    shut = rig.shut(clone)
     pair.device.start()
-    pair.device.wait_for(lambda status: status.copying == 8, "writing")
-    wait_until(lambda: len(trace.bios(clone.disk)) == 8, "eight writes")
+    shut.wait_for(8)
     first, count = bad
     below.fail((first * REGION, count * REGION))
-    clone.resume()
+    shut.open()
     pair.device.wait_paused()
     # The last of them have ended then.
     pair.device.suspend()
@@ -208,7 +206,7 @@ def test_jobs_in_flight(rig: Rig, kernel_log: Guard, bad: tuple[int, int]) -> No
     assert 8 - count <= copied <= (0 if count == 8 else 32)
     assert (status.state, status.health, status.in_sync) == ("paused", "detached", 0)
     assert_quiet(clone.disk)
-    assert len(trace.bios(clone.disk)) == copied + count
+    assert len(shut.held()) == copied + count
     listed = pair.device.errors()
     assert sum(failure.count for failure in listed.failures) == count * REGION
     assert {failure[:2] for failure in listed.failures} == {("clone", errno.EIO)}

@@ -38,9 +38,9 @@ class Hung:
         self.pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), features=FEATURES, gated=True)
         self.gate: Device = {"backing": self.pair.backing_gate, "clone": self.pair.clone_gate}[side]
         self.trace = rig.bio_trace(*self.pair.below)
-        self.gate.suspend()
+        shut = rig.shut(self.gate)
         self.pair.device.start()
-        wait_until(lambda: len(self.trace.bios(self.gate.disk)) == DEPTH, "jobs to hang")
+        shut.wait_for(DEPTH)
 
     def check_quiet(self) -> None:
         """No bio is on its way, and none comes."""

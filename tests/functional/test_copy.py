@@ -292,10 +292,9 @@ def test_overlapping_copies(rig: Rig) -> None:
     backing, clone = Image(rig.null_blk(size=2), "backing"), Image(rig.null_blk(size=2), "clone")
     gate = rig.gate(clone.disk)
     ours = rig.clone(backing.disk, gate.disk)
-    gate.suspend()
+    shut = rig.shut(gate)
     ours.copy(0, 1024)
-    wait_until(lambda: ours.clone_status().copying, "the first copy to start")
-    wait_until(lambda: not backing.disk.counters().in_flight, "the first copy to have read")
+    shut.wait_for(1)
     older = backing.content(0, 1024 - REGION)
     data = stamped("newer", 0, 1024)
     io.write(ours.disk, 0, data)
@@ -304,7 +303,7 @@ def test_overlapping_copies(rig: Rig) -> None:
     ours.copy(1016, 8)
     assert_quiet(backing.disk)
     assert backing.disk.counters() == before, "the second copy has read"
-    gate.resume()
+    shut.open()
     status = ours.wait_idle()
     assert (status.counters["copied"], status.counters["recopied"]) == (1024 + REGION, REGION)
     assert status.in_sync == 1

@@ -116,16 +116,16 @@ def test_while_it_is_copied(rig: Rig, noticed: str) -> None:
     what is written after that is copied."""
     pair = provisioned(rig, "depth", 2, "batch", 256, gated=True)
     gate = pair.backing_gate if noticed == "reading" else pair.clone_gate
-    gate.suspend()
+    shut = rig.shut(gate)
     pair.device.start()
-    pair.device.wait_for(lambda status: status.copying == 8, "copying")
+    shut.wait_for(2)
     if noticed == "reading":
         background = rig.background(discard, pair, 0, 1024)
-        gate.resume()
+        shut.open()
         background.result()
     else:
         discard(pair, 0, 1024)
-        gate.resume()
+        shut.open()
     status = pair.device.wait_complete()
     assert status.skipped == 16
     pair.write_regions("after", 3, 15)

@@ -38,22 +38,22 @@ def test_nothing_before_start(rig: Rig) -> None:
 def test_pause_and_go_on(rig: Rig) -> None:
     """After `pause` the jobs in flight end, and the clone gets nothing any more; after `start` the
     rest is copied, and only that."""
-    pair = Pair(rig, rig.null_blk(4), rig.slow(4, 8), features=SMALL)
+    pair = pair_of(rig, "depth", 4, gated=True)
     device = pair.device
-    copied = 0
-    for _ in range(3):
+    for number in range(1, 4):
+        shut = rig.shut(pair.clone_gate)
         device.start()
-        device.wait_for(lambda now, copied=copied: now.counters["copied"] > copied, "copying")
+        shut.wait_for(4)
         assert pair.status().state == "copying"
         device.pause()
+        shut.open()
         before = device.wait_paused()
-        copied = before.counters["copied"]
         pair.write(pair.length - 1, stamped("late", pair.length - 1, 1))
         assert_quiet(pair.clone.disk)
         assert pair.status() == before
-        assert copied == before.in_sync * REGION < pair.length
+        assert before.in_sync == number * 4
+        assert before.counters["copied"] == before.in_sync * REGION
     device.start()
-    device.tune("depth", 32)
     assert device.wait_complete().counters["copied"] == pair.length
     pair.expect_copy()
     pair.check("after pauses")
@@ -62,12 +62,12 @@ def test_pause_and_go_on(rig: Rig) -> None:
 def test_pause_lets_jobs_end(rig: Rig) -> None:
     """The jobs in flight are not thrown away: `copying` falls to 0 when the clone answers."""
     pair = pair_of(rig, "depth", 4, gated=True)
-    pair.clone_gate.suspend()
+    shut = rig.shut(pair.clone_gate)
     pair.device.start()
-    pair.device.wait_for(lambda status: status.copying == 4, "copying")
+    shut.wait_for(4)
     pair.device.pause()
     assert (pair.status().state, pair.status().copying) == ("paused", 4)
-    pair.clone_gate.resume()
+    shut.open()
     status = pair.device.wait_paused()
     assert (status.in_sync, status.counters["copied"]) == (4, 4 * REGION)
     pair.expect_copy(0, 4 * REGION)
@@ -182,12 +182,12 @@ def test_copy_comes_first(rig: Rig) -> None:
     """While the whole device is being copied a range that is asked for comes before the rest."""
     pair = pair_of(rig, "depth", 1, gated=True)
     trace = rig.bio_trace(pair.clone.disk)
-    pair.clone_gate.suspend()
+    shut = rig.shut(pair.clone_gate)
     pair.device.start()
-    pair.device.wait_for(lambda status: status.copying == 1, "copying")
+    shut.wait_for(1)
     for sector in (3500, 2000):
         pair.device.copy(sector, 10)
-    pair.clone_gate.resume()
+    shut.open()
     pair.device.wait_complete()
     sectors = [bio.sector for bio in trace.bios(pair.clone.disk) if bio.count]
     assert sectors[:4] == [0, 3456, 1984, 64]
@@ -244,15 +244,14 @@ def test_depth_and_batch(rig: Rig, depth: int, batch: int) -> None:
         device.tune(name, value)
         assert pair.status().tunables[name] == value
     assert f"depth {depth}" in device.table_text() or depth == 8
-    pair.clone_gate.suspend()
+    shut = rig.shut(pair.clone_gate)
     device.start()
-    wanted = min(depth * batch // REGION, 64)
-    device.wait_for(lambda status: status.copying == wanted, f"copying {wanted} regions")
-    wait_until(lambda: not pair.backing.disk.counters().in_flight, "all to be read")
+    shut.wait_for(depth)
     assert_quiet(pair.backing.disk)
-    assert pair.status().copying == wanted
+    assert len(shut.held()) == depth
+    assert pair.status().copying == depth * batch // REGION
     trace = rig.bio_trace(pair.clone.disk)
-    pair.clone_gate.resume()
+    shut.open()
     device.wait_complete()
     assert max(bio.count for bio in trace.bios(pair.clone.disk)) == batch
     pair.expect_copy()

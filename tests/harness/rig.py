@@ -16,6 +16,7 @@ from harness.dm import Device, SuspendingChild
 from harness.dm_ioctl import DmError
 from harness.fio import Fio
 from harness.kprobes import Probes, kprobes
+from harness.shut import Shut
 from harness.wait import Background
 
 _numbers = itertools.count()
@@ -96,6 +97,11 @@ class Rig:
         """A dm-linear over the whole disk that a test suspends to hold all I/O to it back, and
         resumes to let it through."""
         return self.linear(disk)
+
+    def shut(self, gate: Device) -> Shut:
+        """Suspend a gate, and see what comes to it from then on."""
+        gate.suspend()
+        return Shut(gate, self.bio_trace(gate.disk))
 
     def _keep[D: Device](self, device: D) -> D:
         self._mapped.append(device)
