@@ -293,7 +293,7 @@ def test_memory(rig: Rig) -> None:
 
     def take(name: str, value: int, taken: range) -> None:
         pair.device.tune(name, value)
-        wait_until(lambda: seen[-1] - free_memory() in taken, f"{taken} MiB taken", 5)
+        wait_until(lambda: seen[-1] - free_memory() in taken, f"{taken} MiB taken")
 
     small, large = range(-8, 13), range(56, 81)
     take("batch", 2048, small)
