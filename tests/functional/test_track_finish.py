@@ -19,15 +19,15 @@ from harness.rig import Rig
 from harness.track import Pair
 from harness.wait import wait_until
 
-LENGTH = 4096
-REGION = 64
+LENGTH = 8192
+REGION = 128
 SOME = range(1, 30)
 
 
 def nearly_copied(rig: Rig, *features: object, regions: range = SOME, **how: object) -> Pair:
     """A pair that is in sync but for some regions, which stay dirty for a minute."""
     pair = Pair(
-        rig, rig.null_blk(2), rig.null_blk(2), features=("region_size", REGION, *features), **how
+        rig, rig.null_blk(4), rig.null_blk(4), features=("region_size", REGION, *features), **how
     )
     device = pair.device
     device.start_and_wait()

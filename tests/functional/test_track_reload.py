@@ -16,7 +16,7 @@ from harness.quiet import assert_quiet
 from harness.rig import Rig
 from harness.track import Pair, segments, segments_table
 
-REGION = 64
+REGION = 128
 FEATURES = ("region_size", REGION, "rate", 1)
 DIRTY = (3, 4, 20, 40)
 SKIPPED = 8
@@ -25,7 +25,7 @@ SKIPPED = 8
 def in_use(rig: Rig, features: tuple = FEATURES, **how: object) -> Pair:
     """A pair that was copied; after that some regions were written and some skipped, and nothing is
     copied for a minute."""
-    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), features=features, **how)
+    pair = Pair(rig, rig.null_blk(4), rig.null_blk(4), features=features, **how)
     device = pair.device
     device.tune("rate", 0)
     device.start_and_wait()
@@ -66,9 +66,11 @@ def test_same_table(rig: Rig, kernel_log: Guard, noflush: bool, paused: bool) ->
     status = device.clone_status()
     # A new bound begins with a region.
     if not paused:
-        status = device.wait_for(lambda now: not now.copying, "at rest")
-        copied = status.counters["copied"] - before.counters["copied"]
-        assert (copied, status.dirty) == (REGION, len(DIRTY) - 1)
+        copied = before.counters["copied"]
+        status = device.wait_for(
+            lambda now: now.counters["copied"] > copied and not now.copying, "waiting for the rate"
+        )
+        assert (status.counters["copied"] - copied, status.dirty) == (REGION, len(DIRTY) - 1)
     else:
         assert known(status) == known(before)
         assert_quiet(pair.clone.disk)
@@ -114,7 +116,7 @@ def test_autostart(rig: Rig, before: str) -> None:
     pair.check("autostart")
 
 
-@pytest.mark.parametrize("length", [4095, 4032, 4000, 2048, 100, 1])
+@pytest.mark.parametrize("length", [8191, 8064, 8000, 4096, 200, 1])
 def test_shorter(rig: Rig, length: int) -> None:
     """Of a shorter table the common part is kept; what is beyond is left alone."""
     pair = in_use(rig)
@@ -135,17 +137,17 @@ def test_shorter(rig: Rig, length: int) -> None:
     pair.check("a shorter table")
 
 
-@pytest.mark.parametrize("length", [4000, 3968, 65])
+@pytest.mark.parametrize("length", [8000, 7936, 129])
 def test_longer(rig: Rig, length: int) -> None:
     """Of a longer table the common part is kept; what was added is dirty, as is a region of which a
     part was there before."""
     pair = Pair(
-        rig, rig.null_blk(2), rig.null_blk(2), length=length, features=("region_size", REGION)
+        rig, rig.null_blk(4), rig.null_blk(4), length=length, features=("region_size", REGION)
     )
     before = pair.device.start_and_wait()
     pair.expect_copy()
     pair.device.pause()
-    pair.length = 4096
+    pair.length = 8192
     pair.device.reload(pair.line())
     status = pair.status()
     assert (status.total, status.in_sync) == (64, length // REGION)
@@ -162,8 +164,8 @@ def test_longer(rig: Rig, length: int) -> None:
 OTHERS: dict[str, Callable[[Pair], str]] = {
     "backing_offset": lambda pair: pair.line(backing_offset=8, length=4000),
     "clone_offset": lambda pair: pair.line(clone_offset=8, length=4000),
-    "smaller_regions": lambda pair: pair.line(features=("mode", "track", "region_size", 32)),
-    "larger_regions": lambda pair: pair.line(features=("mode", "track", "region_size", 128)),
+    "smaller_regions": lambda pair: pair.line(features=("mode", "track", "region_size", 64)),
+    "larger_regions": lambda pair: pair.line(features=("mode", "track", "region_size", 256)),
 }
 
 
@@ -183,7 +185,7 @@ def test_another_table(rig: Rig, kernel_log: Guard, other: str) -> None:
 def test_another_clone(rig: Rig, kernel_log: Guard) -> None:
     """With another clone device, too; the old one is left alone."""
     pair = in_use(rig)
-    other = Pair(rig, rig.null_blk(2), rig.null_blk(2), device=False)
+    other = Pair(rig, rig.null_blk(4), rig.null_blk(4), device=False)
     other.backing = pair.backing
     other.below = (pair.backing.disk, other.clone.disk)
     pair.device.reload(other.line())
