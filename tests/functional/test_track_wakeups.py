@@ -39,6 +39,7 @@ def write(device: CloneDevice, region: int) -> None:
         os.close(handle)
 
 
+@pytest.mark.timeout(300)
 def test_suspends_end_while_the_scheduler_looks(large: CloneDevice) -> None:
     """Each suspend comes at another moment of the look for what a write has left."""
     for number in range(60):
@@ -50,12 +51,13 @@ def test_suspends_end_while_the_scheduler_looks(large: CloneDevice) -> None:
     assert status.in_sync + status.skipped == REGIONS
 
 
+@pytest.mark.timeout(300)
 def test_writes_are_found_whenever_they_end(large: CloneDevice) -> None:
     """Writes end all the while that the scheduler looks, flushes, completes and goes to rest."""
     for number in range(60):
         for region in range(number % 7 + 1):
             write(large, region * 999_983 + number)
-        assert large.wait_complete(10).dirty == 0
+        assert large.wait_complete().dirty == 0
 
 
 def test_a_rate_is_lifted_at_once(rig: Rig) -> None:
@@ -68,7 +70,7 @@ def test_a_rate_is_lifted_at_once(rig: Rig) -> None:
         device.copy(0, device.disk.sectors)
         device.start()
         device.tune("rate", 0)
-        device.wait_complete(10)
+        device.wait_complete()
 
 
 def test_pause_ends_a_final_copy(rig: Rig, kernel_log: Guard) -> None:
