@@ -44,6 +44,9 @@ class Fio:
         } | options
         words = [f"--{key}={value}" for key, value in settings.items()]
         self.command = ["fio", "--output-format=json", *words]
+        self._disk = disk
+        self._before = disk.counters()
+        self._stopped = False
         # In a file of its own: a full pipe would stop fio.
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -53,9 +56,6 @@ class Fio:
             stderr=subprocess.STDOUT,
             cwd=tempfile.gettempdir(),
         )
-        self._disk = disk
-        self._reads = disk.counters().reads
-        self._stopped = False
 
     @property
     def running(self) -> bool:
@@ -64,9 +64,9 @@ class Fio:
 
     def wait_for_load(self) -> None:
         """Wait until its I/O has begun to reach the device."""
-        before = self._disk.counters()
         wait_until(
-            lambda: self._disk.counters() != before or not self.running, "fio to do its first I/O"
+            lambda: self._disk.counters() != self._before or not self.running,
+            "fio to do its first I/O",
         )
         assert self.running, f"fio ended at once:\n{self._read()}"
 
@@ -87,7 +87,7 @@ class Fio:
         """Stop STEADY load; fail unless it was still there, has read something back and found
         nothing wrong."""
         wait_until(
-            lambda: self._disk.counters().reads > self._reads or not self.running,
+            lambda: self._disk.counters().reads > self._before.reads or not self.running,
             "fio to verify something",
         )
         assert self.running, f"fio ended by itself:\n{self._read()}"
