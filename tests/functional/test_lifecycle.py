@@ -347,7 +347,7 @@ def test_create_and_remove_many_times(rig: Rig, gated: Gated) -> None:
         device.copy(0, 512)
         device.remove()
 
-    for _ in range(20):
+    for _ in range(10):
         once()
     with Allocations() as allocations:
         for _ in range(5):
