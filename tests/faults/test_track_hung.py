@@ -137,6 +137,49 @@ def test_signal_during_a_suspend(rig: Rig, side: str) -> None:
     pair.check("after a signal")
 
 
+@pytest.mark.parametrize("armed", [False, True])
+def test_signals_under_load(rig: Rig, armed: bool) -> None:
+    """Suspends that wait for users' I/O are interrupted while fio writes and copying goes on, as
+    they do after that. A `finish` holds for the next suspend."""
+    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), features=FEATURES, gated=True)
+    device = pair.device
+    load = rig.fio(device.disk, **STEADY)
+    load.wait_for_load()
+    device.start()
+    if armed:
+        device.finish()
+    for _ in range(2):
+        shut = rig.shut(pair.backing_gate)
+        read = rig.background(io.read, device.disk, 0, 8)
+        wait_until(
+            lambda shut=shut: any((bio.sector, bio.count) == (0, 8) for bio in shut.held()),
+            "a user's bio to hang",
+        )
+        child = rig.suspend_in_child(device)
+        if armed:
+            child.wait_until_waiting()
+        else:
+            # For jobs, or for users.
+            wait_until(child.asleep_in_kernel, "the suspend")
+        child.interrupt()
+        assert child.errno() == errno.EINTR
+        assert not device.suspended
+        assert read.running
+        before, writes = device.clone_status(), device.disk.counters().writes
+        shut.open()
+        read.result()
+        device.wait_for(
+            lambda now, before=before: now.counters["copied"] > before.counters["copied"], "copying"
+        )
+        wait_until(lambda writes=writes: device.disk.counters().writes > writes, "fio to go on")
+    if not armed:
+        device.finish()
+    device.suspend()
+    pair.check_finished("the next suspend")
+    device.resume()
+    load.finish()
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_fails_at_last(rig: Rig, kernel_log: Guard, end: str) -> None:
     """A clone that hangs, and then gives errors for all that was sent: the call in the background
