@@ -17,7 +17,8 @@ from harness.mixed_load import MixedLoad
 from harness.rig import Rig
 from harness.track import PAIRS, Pair
 
-KINDS = ["null_blk-512", "null_blk-4096", "null_blk-4096-512", "null_blk-512-4096", "loop", "brd"]
+SIZE = 4
+KINDS = list(PAIRS)
 
 
 class Session:
@@ -28,10 +29,11 @@ class Session:
         self._started = False
         self._skipped: list[tuple[int, int]] = []
         kind = choose.choice(KINDS)
-        backing, clone = PAIRS[kind](rig, 4)
+        backing, clone = PAIRS[kind](rig, SIZE)
         block = max(backing.block, clone.block)
         offsets = tuple(choose.choice((0, 8, 64, 1000, 7, 13)) // block * block for _ in range(2))
-        most = min(backing.sectors, clone.sectors) - max(offsets)
+        # virtio disks are as large as they were made.
+        most = min(backing.sectors, clone.sectors, SIZE << 11) - max(offsets)
         length = choose.choice((most, most - 8, most // 2 - 24, most - 111)) // block * block
         features = ["region_size", 8 << choose.randrange(11), *self._pipeline()]
         if choose.random() < 0.5:
