@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import io
 from harness.clone_rs import TRACK, Status, clone_table, linear_table
 from harness.command import run
-from harness.data import assert_same
 from harness.disk import Disk
 from harness.dm import Device
 from harness.dm_ioctl import Command, call
@@ -165,26 +163,31 @@ def logical_volume(*disks: Disk) -> Iterator[str]:
         run("vgremove", "--force", "--force", "--yes", group)
 
 
-def test_logical_volume(rig: Rig, tmp_path: Path, kernel_log: Guard) -> None:
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("ext4", 20), ("btrfs", 72), pytest.param("xfs", 160, marks=pytest.mark.long)],
+)
+@pytest.mark.timeout(300)
+def test_logical_volume(rig: Rig, tmp_path: Path, kernel_log: Guard, kind: str, size: int) -> None:
     """A mounted LV on two disks, with dmsetup as an administrator uses it: each line of LVM's table
     becomes one of clone-rs, and LVM's own table is back after that."""
     # mkfs tries to zero in a way that tmpfs can't.
     kernel_log.allow(r"operation not supported error, dev loop")
-    disks = rig.loop(20), rig.loop(20)
-    clone = rig.null_blk(64)
+    disks = rig.loop(size), rig.loop(size)
+    clone = rig.null_blk(2 * size)
     with logical_volume(*disks) as name:
         lines = run("dmsetup", "table", name).stdout.splitlines()
         assert len(lines) == 2
         ours, segments = [], []
         for line in lines:
-            start, length, kind, device, offset = line.split()
-            assert kind == "linear"
-            segments.append((Disk(Path(f"/sys/dev/block/{device}").resolve().name), offset))
+            start, length, target, device, offset = line.split()
+            assert target == "linear"
+            segments.append((Disk(Path(f"/sys/dev/block/{device}").resolve().name), int(offset)))
             ours.append(
                 f"{start} {length} clone-rs {device} {offset} {clone.path} {start} 2 mode track"
             )
         volume = Disk(f"dm-{call(Command.DEV_STATUS, name).minor}")
-        make_file_system("ext4", volume)
+        make_file_system(kind, volume)
         with rig.mounted(volume, tmp_path / "live") as mount:
             write_files(mount / "before", 20)
             with load(rig, volume, mount):
@@ -201,15 +204,13 @@ def test_logical_volume(rig: Rig, tmp_path: Path, kernel_log: Guard) -> None:
                     assert all(" clone-rs complete ok " in line for line in copied), copied
                     for line, (disk, offset) in zip(ours, segments, strict=True):
                         start, length = map(int, line.split()[:2])
-                        assert_same(
-                            io.read(disk, int(offset), length), io.read(clone, start, length), name
-                        )
+                        assert_same_disks(disk, clone, name, (offset, start), length)
                 finally:
                     run("dmsetup", "reload", name, "--table", "\n".join(lines))
                     run("dmsetup", "resume", name)
                 write_files(mount / "detached", 20)
             files = digest(mount)
-        check_file_system("ext4", volume)
+        check_file_system(kind, volume)
         assert run("dmsetup", "table", name).stdout.splitlines() == lines
-    found = check_clone(rig, "ext4", clone, tmp_path / "clone")
+    found = check_clone(rig, kind, clone, tmp_path / "clone")
     assert older(found, "before", "attached") == older(files, "before", "attached")

@@ -43,9 +43,14 @@ class Image:
         assert_same(self.content(), io.read(self.disk), f"{what}: {self.disk.name}")
 
 
-def assert_same_disks(wanted: Disk, found: Disk, what: str) -> None:
-    """Compare two disks of the same size, a piece at a time."""
+def assert_same_disks(
+    wanted: Disk, found: Disk, what: str, offsets: tuple[int, int] = (0, 0), length: int = 0
+) -> None:
+    """Compare two disks of the same size, or so many sectors at an offset on each, a piece at a
+    time."""
+    length = length or wanted.sectors
     step = 8 * io.CHUNK // SECTOR
-    for sector in range(0, wanted.sectors, step):
-        count = min(step, wanted.sectors - sector)
-        assert_same(io.read(wanted, sector, count), io.read(found, sector, count), what, sector)
+    for sector in range(0, length, step):
+        count = min(step, length - sector)
+        first, second = (offset + sector for offset in offsets)
+        assert_same(io.read(wanted, first, count), io.read(found, second, count), what, second)
