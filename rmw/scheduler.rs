@@ -143,6 +143,8 @@ fn look(engine: &Engine, shared: &mut Shared, passes: &mut u32) -> Result<Place,
     let place = match shared.plan.search(jobs) {
         search @ Search::Look(from, end) => Place::Plan(search, from, end),
         Search::Wait => return Err(Next::Nothing),
+        // In the last copy none is in flight any more.
+        Search::Later => return Err(Next::Wait(if last { Pace::SOON } else { Pace::PASS })),
         Search::Empty => {
             if shared.run != Run::Started {
                 return Err(Next::Nothing);

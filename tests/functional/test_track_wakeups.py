@@ -6,13 +6,19 @@ The device of most tests here has millions of regions, so that the scheduler is 
 them for some milliseconds each time, and nearly all are skipped, so that it has little to copy.
 """
 
+import errno
 import os
+import time
 
 import pytest
 
-from harness.clone_rs import CloneDevice
+from harness import io
+from harness.clone_rs import TRACK, CloneDevice, linear_table
+from harness.dm_ioctl import DmError
 from harness.kernel_log import Guard
+from harness.refusals import OURS
 from harness.rig import Rig
+from harness.wait import wait_until
 
 REGIONS = 1 << 23
 FEATURES = ("mode", "track", "region_size", 8, "depth", 2)
@@ -93,3 +99,51 @@ def test_pause_ends_a_final_copy(rig: Rig, kernel_log: Guard) -> None:
     suspend.result()
     status = device.clone_status()
     assert (status.state, status.in_sync, status.copying) == ("paused", 2, 0)
+
+
+@pytest.mark.parametrize("finish", [False, True])
+def test_a_discard_ends_before_the_jobs(rig: Rig, kernel_log: Guard, finish: bool) -> None:
+    """A `copy` can't have one of its two regions for a discard, which ends while the other one is
+    still being written to a clone that hangs: after that nothing tells of the discard any more. It
+    is copied all the same, also where a suspend has taken note of the last job's end."""
+    kernel_log.allow(OURS + "message refused")
+    disk, clone = rig.null_blk(2, discard=1), rig.gate(rig.null_blk(2))
+    held = rig.gate(disk)
+    halves = linear_table(disk, 0, 64), linear_table(held.disk, 64, 64, start=64)
+    backing = rig.mapped("\n".join(halves)).disk
+    features = (*TRACK, "region_size", 64, "batch", 64)
+    device = rig.clone(backing, clone.disk, features=features)
+    trace = rig.bio_trace(clone.disk)
+    clone.suspend()
+    held.suspend()
+    with io.direct(device.disk) as fd:
+        discard = rig.background(io.range_ioctl, fd, io.BLKDISCARD, 64, 64)
+        wait_until(lambda: device.clone_status().skipped, "the discard")
+        device.copy(0, 128)
+        wait_until(lambda: len(trace.bios(clone.disk)) == 1, "the write of the one region")
+        held.resume()
+        discard.result()
+    device.start()
+    # Only where the scheduler has looked before the job ends is anything tested.
+    time.sleep(0.2)
+    if finish:
+        device.finish()
+        suspend = rig.background(device.suspend)
+        wait_until(lambda: suspended(device), "the suspend to wait for the job")
+        clone.resume()
+        suspend.result()
+        status = device.clone_status()
+        assert (status.state, status.in_sync, status.dirty) == ("complete", 2, 0)
+    else:
+        clone.resume()
+        assert device.wait_complete().in_sync == 2
+
+
+def suspended(device: CloneDevice) -> bool:
+    """Whether the suspend has come to the target after all I/O of users has ended."""
+    try:
+        device.finish()
+    except DmError as error:
+        assert error.errno == errno.EBUSY
+        return True
+    return False
