@@ -115,9 +115,18 @@ impl RegionMap {
             .all(|word| word.load(Relaxed) & (D | C) == 0)
     }
 
-    /// Whether a region may be claimed: looks at all of them, until one is found.
-    pub(crate) fn has_claimable(&self) -> bool {
-        self.find(0, self.regions).is_some()
+    /// Whether some regions are put aside and no other one may be claimed: looks at all of them, as
+    /// the counts lag behind.
+    pub(crate) fn has_only_aside(&self) -> bool {
+        let mut aside = false;
+        for word in self.words.iter() {
+            let word = word.load(Relaxed);
+            if free(word) != 0 {
+                return false;
+            }
+            aside |= word & A != 0;
+        }
+        aside
     }
 
     /// Makes regions dirty: a write to them has ended, or they are to be copied again.
@@ -452,15 +461,34 @@ mod tests {
         let claim = map.claim(0, 20, 10).ok_or(EINVAL)?;
         map.put_aside(claim);
         assert_eq!(counts(&map), (0, 0, 0, 20, 10));
-        assert!(map.has_claimable());
+        assert!(!map.has_only_aside());
         assert_eq!(claimed(map.claim(0, 20, 20)), Some((10, 20, true)));
         map.dirty(Span::new(2, 1));
         assert_eq!(claimed(map.claim(0, 20, 20)), Some((2, 3, true)));
-        assert!(!map.has_claimable());
+        assert!(map.has_only_aside());
         map.retry();
-        assert!(map.has_claimable());
+        assert!(!map.has_only_aside());
         assert_eq!(counts(&map), (0, 0, 11, 9, 0));
         assert_eq!(claimed(map.claim(3, 20, 20)), Some((3, 10, true)));
+        Ok(())
+    }
+
+    #[test]
+    fn only_what_is_put_aside_may_be_left() -> Result {
+        let map = RegionMap::new(40)?;
+        assert!(!map.has_only_aside());
+        let claim = map.claim(0, 20, 10).ok_or(EINVAL)?;
+        map.put_aside(claim);
+        assert!(!map.has_only_aside());
+        map.skip(Span::new(10, 30));
+        assert!(map.has_only_aside());
+        map.dirty(Span::new(39, 1));
+        assert!(!map.has_only_aside());
+        map.skip(Span::new(0, 40));
+        // As it is seen before the last step is counted.
+        map.dirty.add(1, Relaxed);
+        assert_eq!(map.counts().dirty, 1);
+        assert!(!map.has_only_aside());
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use super::{
     engine::{Engine, Gate, Run, Shared},
     errors::Side,
     job::{self, Task},
+    pace::Pace,
     slot::Slot,
 };
 use kernel::{prelude::*, sync::Arc};
@@ -43,17 +44,18 @@ pub(super) fn at_rest(engine: &Arc<Engine>, waits: bool) {
         }
     };
     match counts {
-        // Something was made dirty after the scheduler had looked, when nobody was told of it.
-        None if mapping.regions.has_claimable() => {
-            if !waits {
-                engine.wake();
-            }
-        }
         // Nothing is left but what can't be read.
-        None => {
+        None if mapping.regions.has_only_aside() => {
             engine.shared.lock().pause();
             engine.ended.notify_all();
             engine.wake();
+        }
+        // Something was made dirty after the scheduler had looked, when nobody was told of it; or
+        // nothing is dirty any more, which is not counted yet.
+        None => {
+            if !waits {
+                engine.wake_in(Pace::SOON);
+            }
         }
         Some(counts) if counts.dirty > 0 => submit(engine),
         Some(_) if mapping.phase.is_complete() => {}
