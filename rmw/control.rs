@@ -45,7 +45,12 @@ impl Engine {
         shared.flush_failed = false;
         shared.failed = false;
         shared.errors.clear();
+        let shut = shared.gate == Gate::Shut;
         drop(shared);
+        if shut {
+            // Another target's state may have been taken over since the step above.
+            self.mapping.regions.retry();
+        }
         self.wake();
     }
 

@@ -132,19 +132,25 @@ impl Engine {
 
         let mut ours = self.shared.lock();
         swap(&mut ours.unflushed, &mut unflushed);
-        swap(&mut ours.errors, &mut errors);
         swap(&mut ours.plan, &mut plan);
         ours.cursor = cursor;
         ours.counters = counters;
-        ours.detached = detached;
-        ours.flush_failed = flush_failed;
-        ours.failed = failed;
-        // A message may have come since the tables were swapped.
+        // A `start` may have come since the tables were swapped: it has forgotten what failed.
+        let started = ours.run == Run::Started;
+        if !started {
+            swap(&mut ours.errors, &mut errors);
+            ours.detached = detached;
+            ours.flush_failed = flush_failed;
+            ours.failed = failed;
+        }
         if ours.run == Run::Idle {
             ours.run = run;
             ours.armed = armed;
         }
         drop(ours);
+        if started {
+            self.mapping.regions.retry();
+        }
     }
 
     /// Whether nothing was said to this engine.
