@@ -7,6 +7,7 @@ use super::{
     pool::Pipeline,
 };
 use crate::mapping::region::RegionCounts;
+use kernel::prelude::*;
 
 /// What was done, in sectors.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -48,25 +49,54 @@ pub(crate) struct Progress {
     pub(crate) rate: u32,
 }
 
+/// What the state is told from.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    /// All regions are in sync or skipped.
+    all_done: bool,
+    /// And the clone was flushed after that.
+    complete: bool,
+    /// Ranges were asked for, and are not done.
+    planned: bool,
+    /// Bios of jobs or flushes are, and more may follow.
+    in_flight: bool,
+    /// Something was written on the clone since a flush was sent.
+    unflushed: bool,
+    /// A flush is sent when jobs have ended.
+    flushes: bool,
+}
+
+impl Seen {
+    /// A copy is not over before its flush: who waits for its end must not see another state
+    /// between the last job and that.
+    fn state(self, run: Run) -> State {
+        let completes = self.all_done && self.flushes;
+        match run {
+            _ if self.all_done && self.complete => State::Complete,
+            Run::Started => State::Copying,
+            _ if self.planned || completes => State::Copying,
+            Run::Paused => State::Paused,
+            Run::Idle if self.in_flight || self.unflushed && self.flushes => State::Copying,
+            Run::Idle => State::Idle,
+        }
+    }
+}
+
 impl Engine {
     /// How far the copy is. Context: process.
     pub(crate) fn progress(&self) -> Progress {
         let shared = self.shared.lock();
         let regions = self.mapping.regions.counts();
-        let all_done = regions.in_sync + regions.skipped == self.mapping.geometry.regions();
-        let asked_for =
-            !shared.plan.is_empty() || shared.pool.out() > 0 && shared.gate != Gate::Shut;
-        let state = if all_done && self.mapping.phase.is_complete() {
-            State::Complete
-        } else {
-            match shared.run {
-                Run::Started => State::Copying,
-                Run::Idle if asked_for => State::Copying,
-                Run::Paused if !shared.plan.is_empty() => State::Copying,
-                Run::Paused => State::Paused,
-                Run::Idle => State::Idle,
-            }
-        };
+        let open = shared.gate != Gate::Shut;
+        let state = Seen {
+            all_done: regions.in_sync + regions.skipped == self.mapping.geometry.regions(),
+            complete: self.mapping.phase.is_complete(),
+            planned: !shared.plan.is_empty(),
+            in_flight: open && shared.pool.out() > 0,
+            unflushed: shared.unflushed.sectors() > 0,
+            flushes: open && !shared.detached && !shared.flush_failed,
+        }
+        .state(shared.run);
         let health = if shared.detached {
             Health::Detached
         } else if shared.failed {
@@ -82,5 +112,73 @@ impl Engine {
             pipeline: shared.pool.pipeline(),
             rate: shared.pace.rate(),
         }
+    }
+}
+
+#[kunit_tests(clone_rs_status)]
+mod tests {
+    use super::*;
+
+    /// From a `copy` message to the end, as a reader may see it: `Idle` and `Paused` are no steps
+    /// on the way.
+    #[test]
+    fn a_copy_is_not_over_before_its_flush() {
+        let flushes = Seen {
+            flushes: true,
+            ..Seen::default()
+        };
+        let planned = Seen {
+            planned: true,
+            in_flight: true,
+            unflushed: true,
+            ..flushes
+        };
+        let last_job_is_home = Seen {
+            planned: false,
+            in_flight: false,
+            ..planned
+        };
+        let flushing = Seen {
+            in_flight: true,
+            unflushed: false,
+            planned: false,
+            ..planned
+        };
+        for seen in [planned, last_job_is_home, flushing] {
+            assert_eq!(seen.state(Run::Idle), State::Copying);
+            let of_all = Seen {
+                all_done: true,
+                ..seen
+            };
+            assert_eq!(of_all.state(Run::Idle), State::Copying);
+            assert_eq!(of_all.state(Run::Paused), State::Copying);
+        }
+        assert_eq!(flushes.state(Run::Idle), State::Idle);
+        let complete = Seen {
+            all_done: true,
+            complete: true,
+            ..flushes
+        };
+        for run in [Run::Idle, Run::Started, Run::Paused] {
+            assert_eq!(complete.state(run), State::Complete);
+        }
+    }
+
+    #[test]
+    fn what_is_not_going_to_be_flushed_is_at_rest() {
+        let done = Seen {
+            all_done: true,
+            unflushed: true,
+            ..Seen::default()
+        };
+        assert_eq!(done.state(Run::Idle), State::Idle);
+        assert_eq!(done.state(Run::Paused), State::Paused);
+        let jobs_end = Seen {
+            in_flight: true,
+            unflushed: true,
+            flushes: true,
+            ..Seen::default()
+        };
+        assert_eq!(jobs_end.state(Run::Paused), State::Paused);
     }
 }
