@@ -16,6 +16,7 @@
 //! [`Phase`](super::phase::Phase) or at [`Discards`](super::discards::Discards)) happens after it.
 
 use super::geometry::Span;
+use crate::abstractions::mm;
 use kernel::{
     prelude::*,
     sync::atomic::{Atomic, Full, Relaxed},
@@ -74,10 +75,10 @@ impl RegionMap {
 
     /// Allocates the map of so many regions, all of them dirty and never copied.
     ///
-    /// Context: process, may sleep. Errors: `ENOMEM`.
+    /// Context: process, may sleep. Errors: `ENOMEM`; the OOM killer is never called.
     pub(crate) fn new(regions: u64) -> Result<Self> {
         let count = usize::try_from(regions.div_ceil(LANES)).map_err(|_| ENOMEM)?;
-        let mut words = KVVec::with_capacity(count, GFP_KERNEL)?;
+        let mut words = mm::large_vec(count)?;
         for first in (0..regions).step_by(LANES as usize) {
             let word = Atomic::new((D | S) & mask(first, regions));
             words.push_within_capacity(word).map_err(|_| ENOMEM)?;

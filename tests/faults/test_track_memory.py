@@ -4,6 +4,8 @@ some gets none, all stays as it was; and what a device has had is there again wh
 """
 
 import errno
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from harness.dm_ioctl import DmError
 from harness.fault_injection import Code, allocations_below, fail_nth, faults_below
 from harness.fio import STEADY
 from harness.kernel_log import Guard
-from harness.refusals import OURS
+from harness.refusals import OURS, allow_refusals, refused
 from harness.rig import Rig
 from harness.track import Pair
 from harness.wait import wait_until
@@ -27,6 +29,14 @@ LENGTH = 4096
 # More than any test needs.
 ENDLESS = 1000000
 LARGE = 1280 << 11
+# Takes so many bytes, says so, and is the first that the OOM killer would end.
+HOG = """
+import sys, time
+open("/proc/self/oom_score_adj", "w").write("1000")
+memory = bytearray(b"x") * int(sys.argv[1])
+print("ready", flush=True)
+time.sleep(600)
+"""
 
 
 @contextmanager
@@ -151,11 +161,39 @@ def check_honest(status: Status) -> None:
 def free() -> int:
     """KiB that nobody needs: free memory after caches were dropped."""
     write_text("/proc/sys/vm/drop_caches", 3)
+    return memory("MemFree")
+
+
+def memory(name: str) -> int:
+    """A line of /proc/meminfo, in KiB."""
     found = Counter()
     for line in Path("/proc/meminfo").read_text().splitlines():
-        name, value = line.split()[:2]
-        found[name.rstrip(":")] = int(value)
-    return found["MemFree"]
+        word, value = line.split()[:2]
+        found[word.rstrip(":")] = int(value)
+    return found[name]
+
+
+def test_others_have_the_memory(rig: Rig, kernel_log: Guard) -> None:
+    """Regions that are within the bound, but more than what is free: ENOMEM, and nobody is killed
+    for them."""
+    allow_refusals(kernel_log)
+    # Half a byte each, together a sixteenth to an eighth of the memory.
+    regions = 1 << (memory("MemTotal") * 1024 // 8 * 2).bit_length() - 1
+    disks = [rig.mapped(f"0 {8 * regions} zero").disk for _ in range(2)]
+    features = (*TRACK, "region_size", 8, "depth", 1, "batch", 8)
+    table, device = clone_table(*disks, features=features), rig.clone_of(None)
+    device.load(table)
+    device.clear()
+    taken = (memory("MemAvailable") << 10) - regions // 4
+    hog = subprocess.Popen([sys.executable, "-c", HOG, str(taken)], stdout=subprocess.PIPE)
+    rig.until_end(hog)
+    assert hog.stdout.readline() == b"ready\n"
+    error = refused(device, table)
+    assert error.errno == errno.ENOMEM
+    assert hog.poll() is None
+    hog.kill()
+    hog.wait()
+    device.load(table)
 
 
 @pytest.mark.parametrize("rounds", [8, pytest.param(200, marks=pytest.mark.long)])
