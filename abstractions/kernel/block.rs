@@ -9,6 +9,7 @@ use kernel::{
     bindings::MINORBITS,
     error::{to_result, Result},
     fmt,
+    prelude::*,
     types::Opaque, //
 };
 
@@ -67,8 +68,7 @@ impl BlockDevice {
 
     /// Whether so many sectors are a whole number of logical blocks, which are a power of two.
     pub(crate) fn is_block_multiple(&self, sectors: u64) -> bool {
-        let block = u64::from(self.logical_block_size()) >> kernel::bindings::SECTOR_SHIFT;
-        sectors & block.saturating_sub(1) == 0
+        is_block_multiple(sectors, self.logical_block_size())
     }
 
     /// Writes back what is dirty in the device's page cache (`sync_blockdev`).
@@ -89,6 +89,12 @@ impl BlockDevice {
     pub(crate) fn is(&self, other: &Self) -> bool {
         core::ptr::eq(self, other)
     }
+}
+
+/// Whether so many sectors are a whole number of blocks, which have so many bytes, a power of two.
+fn is_block_multiple(sectors: u64, block: u32) -> bool {
+    let block = u64::from(block) >> kernel::bindings::SECTOR_SHIFT;
+    sectors & block.saturating_sub(1) == 0
 }
 
 /// As major:minor, in decimal (`format_dev_t`).
@@ -117,4 +123,28 @@ pub(crate) fn plugged<R>(submit: impl FnOnce() -> R) -> R {
     // SAFETY: The plug is pinned to this stack frame, and finished before the frame is left.
     unsafe { kernel::bindings::blk_start_plug(plug.0.get()) };
     submit()
+}
+
+#[kunit_tests(clone_rs_block)]
+mod tests {
+    use super::*;
+
+    /// The only devices with blocks above 4096 bytes are those of kernels with transparent huge
+    /// pages, so no other test can have a region smaller than a block.
+    #[test]
+    fn less_than_a_block_is_no_multiple_of_it() {
+        for (sectors, block, expected) in [
+            (8, 512, true),
+            (8, 4096, true),
+            (8, 8192, false),
+            (8, 65536, false),
+            (64, 65536, false),
+            (128, 65536, true),
+            (129, 65536, false),
+            (7, 4096, false),
+            (0, 4096, true),
+        ] {
+            assert_eq!(is_block_multiple(sectors, block), expected);
+        }
+    }
 }

@@ -2,8 +2,9 @@
 """Tables that ask for what there is not: memory, ranges, devices, are refused as
 test_bad_input_table.py says, and leave nothing behind.
 
-What can't be built here is tested by KUnit alone: a region below the clone's logical block (no
-device of this kernel has blocks above 4096 bytes, which is the smallest region).
+What can't be built here is tested by KUnit alone, in abstractions/kernel/block.rs: a region below
+the clone's logical block (no device of this kernel has blocks above 4096 bytes, which is the
+smallest region).
 """
 
 import contextlib
