@@ -15,7 +15,7 @@ pub(crate) const MAX_REGIONS: u64 = 1 << 31;
 /// The region size where none is given: 64 KiB, or what keeps the number of regions below
 /// [`DEFAULT_MAX_REGIONS`].
 const DEFAULT_REGION_SIZE: u64 = 128;
-/// The most regions that are made without being asked for (1 TiB of 64 KiB): 8 MiB of state.
+/// The most regions that are made without being asked for (1 TiB of 64 KiB): 16 MiB of state.
 const DEFAULT_MAX_REGIONS: u64 = 1 << 24;
 
 /// The region size of a target of `len` sectors for which none is given.
@@ -52,6 +52,11 @@ impl Range {
     /// The sector after the last one.
     pub(crate) fn end(self) -> u64 {
         self.start + self.len
+    }
+
+    /// Whether both have a sector in common.
+    pub(crate) fn overlaps(self, other: Self) -> bool {
+        self.start < other.end() && other.start < self.end()
     }
 
     /// Cuts off the first `sectors` sectors, and returns them and the rest, if there is one.
@@ -233,6 +238,16 @@ impl Geometry {
             start,
             len: end - start,
         }
+    }
+
+    /// The region that a sector of the target is in.
+    pub(crate) fn region_of(&self, sector: u64) -> u64 {
+        sector >> self.region_shift
+    }
+
+    /// The first sector of a region; that after the last one is where regions would go on.
+    pub(crate) fn first_sector(&self, region: u64) -> u64 {
+        region << self.region_shift
     }
 
     /// Whether both begin at the same places, and have regions of the same size.

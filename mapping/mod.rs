@@ -2,45 +2,139 @@
 
 //! The life of a user's bio, in travel order.
 //!
-//! `geometry` turns its sector into a range of the target, `route` decides where it goes, and
-//! [`Mapping::map`] sends it there. When it has ended [`Mapping::end`] records what it did in the
-//! region map (`region`), before the upper layer hears of its end. Nothing is allocated, split or
-//! locked on the way.
+//! `geometry` turns its sector into a range of the target, `route` decides where it goes.
 //!
-//! What keeps "in sync" true: a write makes its regions dirty when it ends; a job claims a region,
-//! which is not dirty from then on, and then reads it. So a write that ended before the claim is
-//! seen by the read, and one that ends after it leaves its regions dirty, whenever it was
-//! submitted.
+//! - In `track`, [`Mapping::map`] sends it to the backing device, and when it has ended
+//!   [`Mapping::end`] records what it did in the region map (`region`), before the upper layer
+//!   hears of its end. Nothing is allocated, split or, but for discards and flushes, locked on the
+//!   way.
+//! - In `mirror`, what changes something enters the table of what is `in_flight`: see `traffic`. A
+//!   write to what is in sync is a `duplicate`, one that may not go yet `wait`s.
+//!
+//! What keeps "in sync" true: a write that went to the backing device only makes its regions dirty
+//! when it ends; a job claims a region, which is not dirty from then on, and then reads it. So a
+//! write that ended before the claim is seen by the read, and one that ends after it leaves its
+//! regions dirty, whenever it was submitted. A write to both devices enters the table in the step
+//! in which it looks at its regions, and a job claims regions in the step in which it looks at the
+//! table: one of the two sees the other, and keeps away.
 
 #![deny(unsafe_code)]
 
-mod discards;
+mod attach;
+mod claim;
+mod duplicate;
+mod flush;
 pub(crate) mod geometry;
+mod in_flight;
 pub(crate) mod phase;
 pub(crate) mod region;
 mod route;
+mod traffic;
+mod unflushed;
+mod wait;
 
-use crate::abstractions::device_mapper::{Device, MapResult, MappedBio};
-use discards::Discards;
+use crate::abstractions::{
+    bio::Status,
+    device_mapper::{Device, EndResult, EndingBio, HeldBio, MapResult, MappedBio},
+    sync::lock::irq_spinlock::{new_irq_spinlock, IrqSpinLock},
+    workqueue::{self, OwnedQueue, RepeatedItem},
+};
+pub(crate) use claim::Claimed;
 use geometry::{Geometry, Range, Span};
-use kernel::{pr_warn_once, prelude::*};
+use kernel::{
+    impl_has_delayed_work, new_delayed_work, pr_warn_once,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
+    workqueue::{DelayedWork, WorkItem},
+};
 use phase::Phase;
-use region::{Claim, RegionMap};
+use region::RegionMap;
 pub(crate) use route::Effect;
-use route::{route, Request, Route};
+use route::{route, Request, Route, Rules};
+pub(crate) use traffic::Mode;
+use traffic::{Admitted, Traffic};
+
+/// The copying side, as far as the way of a bio needs it.
+pub(crate) trait Copier: Send + Sync {
+    /// Something may have to be copied, or flushed. Context: any.
+    fn wake(self: Arc<Self>);
+
+    /// A write to the clone has failed that was a user's, with an errno. Context: process.
+    fn clone_failed(self: Arc<Self>, range: Range, errno: c_int);
+}
+
+/// The two devices that bios go to.
+pub(crate) struct Legs {
+    pub(crate) backing: Device,
+    pub(crate) clone: Device,
+    /// Whether writes to the clone go to the medium at once, as nobody will flush it.
+    pub(crate) clone_fua: bool,
+    /// Whether the clone can be told to write zeroes, and to discard.
+    pub(crate) clone_zeroes: bool,
+    pub(crate) clone_discards: bool,
+}
+
+impl Legs {
+    /// Looks at what the devices can do.
+    pub(crate) fn new(backing: Device, clone: Device) -> Self {
+        // Where nobody flushes the backing device, nobody flushes the clone.
+        let clone_fua = clone.has_write_cache() && !backing.has_write_cache();
+        Self {
+            clone_fua,
+            // No medium is forced to write zeroes at once.
+            clone_zeroes: clone.can_write_zeroes() && !clone_fua,
+            clone_discards: clone.can_discard(),
+            backing,
+            clone,
+        }
+    }
+}
 
 /// What is known of each region of a target, and kept true by all that its bios and jobs do.
 ///
-/// Locking: none; any context where not said otherwise.
+/// Locking: `traffic` may be taken in any context; under it only the locks of workqueues are taken,
+/// and nothing is submitted or ended.
+#[pin_data]
 pub(crate) struct Mapping {
     pub(crate) geometry: Geometry,
     pub(crate) regions: RegionMap,
     pub(crate) phase: Phase,
-    discards: Discards,
+    pub(crate) legs: Legs,
     strict_discard: bool,
+    /// Whether writes may have to reach both devices: read without the lock.
+    mirrors: Atomic<bool>,
+    #[pin]
+    traffic: IrqSpinLock<Traffic>,
+    #[pin]
+    copier: IrqSpinLock<Option<Arc<dyn Copier>>>,
+    /// Sends on what waited.
+    #[pin]
+    work: DelayedWork<Mapping>,
+    queue: Arc<OwnedQueue>,
 }
 
-/// Whether a change left something to copy where nobody may be looking for it.
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self> for Mapping { self.work }
+}
+
+impl RepeatedItem for Mapping {
+    fn queue(&self) -> &OwnedQueue {
+        &self.queue
+    }
+}
+
+impl WorkItem for Mapping {
+    type Pointer = Arc<Self>;
+
+    fn run(mapping: Arc<Self>) {
+        mapping.reroute();
+    }
+}
+
+/// Whether a change left something to do where nobody may be looking for it.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
@@ -52,84 +146,150 @@ impl Mapping {
     /// Allocates the state; all regions are dirty.
     ///
     /// Context: process, may sleep. Errors: `ENOMEM`.
-    pub(crate) fn new(geometry: Geometry, strict_discard: bool) -> Result<Self> {
-        Ok(Self {
-            regions: RegionMap::new(geometry.regions())?,
-            phase: Phase::new(),
-            discards: Discards::new(&geometry)?,
-            geometry,
-            strict_discard,
-        })
+    pub(crate) fn new(
+        geometry: Geometry,
+        legs: Legs,
+        mode: Mode,
+        strict_discard: bool,
+        queue: Arc<OwnedQueue>,
+    ) -> Result<Arc<Self>> {
+        let regions = RegionMap::new(geometry.regions())?;
+        let traffic = Traffic::new(geometry, mode, &queue)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                geometry,
+                regions,
+                phase: Phase::new(),
+                legs,
+                strict_discard,
+                mirrors: Atomic::new(false),
+                traffic <- new_irq_spinlock!(traffic, "dm_clone_rs::Mapping::traffic"),
+                copier <- new_irq_spinlock!(None, "dm_clone_rs::Mapping::copier"),
+                work <- new_delayed_work!("dm_clone_rs::Mapping::work"),
+                queue,
+            }),
+            GFP_KERNEL,
+        )
     }
 
-    /// Sends a user's bio on its way, and notes in `effect` what [`end`](Self::end) has to do.
+    /// Says who copies.
+    pub(crate) fn set_copier(&self, copier: Arc<dyn Copier>) {
+        *self.copier.lock() = Some(copier);
+    }
+
+    /// Ends all activity: no bio of the core's is in flight. Context: process.
+    pub(crate) fn stop(self: &Arc<Self>) {
+        let copier = self.copier.lock().take();
+        drop(copier);
+        workqueue::cancel(self);
+    }
+
+    fn copier(&self) -> Option<Arc<dyn Copier>> {
+        self.copier.lock().clone()
+    }
+
+    fn wake_copier(&self) {
+        if let Some(copier) = self.copier() {
+            copier.wake();
+        }
+    }
+
+    /// Sends a user's bio on its way, and notes with it what [`end`](Self::end) has to do.
     ///
     /// Context: process.
     #[inline]
-    pub(crate) fn map<'a>(
-        &self,
-        backing: &Device,
-        bio: MappedBio<'a>,
-        effect: &mut Effect,
-    ) -> MapResult<'a> {
-        match route(&self.geometry, self.strict_discard, &Request::of(&bio)) {
-            Route::Remap {
-                sector,
-                effect: of_bio,
-            } => {
-                *effect = of_bio;
-                if let Effect::Discard(range) = of_bio {
-                    self.begin_discard(range);
-                }
-                bio.remap(backing, sector)
-            }
-            Route::Kill => {
-                pr_warn_once!("a bio for {} lies outside its target\n", **backing);
-                bio.kill()
-            }
-        }
-    }
-
-    /// A user's bio has ended; its owner has not heard of it yet.
-    #[inline]
-    pub(crate) fn end(&self, effect: Effect, failed: bool) -> Wake {
-        match effect {
-            Effect::None => Wake::No,
-            // Also where it failed: some of it may have been written.
-            Effect::Write(range) => self.dirty(self.geometry.touched(range)),
-            Effect::Discard(range) => self.end_discard(range, failed),
-        }
-    }
-
-    /// Marks what is discarded whole before the discard is sent: a write that ends later wins.
-    fn begin_discard(&self, range: Range) {
-        self.discards.enter(range);
-        self.skip(range);
-    }
-
-    /// Makes dirty what the discard may have changed in part.
-    fn end_discard(&self, range: Range, failed: bool) -> Wake {
-        let touched = self.geometry.touched(range);
-        let covered = self.geometry.covered(range).filter(|_| !failed);
-        let (head, tail) = match covered {
-            Some(covered) => (
-                self.geometry.span(touched.first(), covered.first()),
-                self.geometry.span(covered.end(), touched.end()),
-            ),
-            None => (Some(touched), None),
+    pub(crate) fn map<'a>(self: &Arc<Self>, mut bio: MappedBio<'a, Effect>) -> MapResult<'a> {
+        let request = Request::of(&bio);
+        let rules = Rules {
+            mirrors: self.mirrors.load(Relaxed),
+            clone_zeroes: self.legs.clone_zeroes,
+            strict_discard: self.strict_discard,
         };
-        for span in [head, tail].into_iter().flatten() {
-            // Jobs that were kept away are woken below.
-            let _ = self.dirty(span);
+        match route(&self.geometry, rules, &request) {
+            Route::Remap { sector, effect } => {
+                if let Effect::Read(_) = effect {
+                    bio.remember();
+                }
+                *bio.data_mut() = effect;
+                bio.remap(&self.legs.backing, sector)
+            }
+            Route::Enter(intent) => self.admit(bio, intent),
+            Route::Flush => self.map_flush(bio),
+            Route::Kill => {
+                pr_warn_once!("a bio for {} lies outside its target\n", *self.legs.backing);
+                bio.end(Status::IO_ERROR)
+            }
         }
-        self.discards.leave(range);
-        Wake::Yes
     }
 
-    /// The regions that lie whole in `range` are not to be copied, until they are written to.
-    pub(crate) fn skip(&self, range: Range) {
-        if let Some(span) = self.geometry.covered(range) {
-            self.regions.skip(span);
+    /// A bio that changes something is admitted, or has to wait.
+    fn admit<'a>(
+        self: &Arc<Self>,
+        mut bio: MappedBio<'a, Effect>,
+        mut intent: route::Intent,
+    ) -> MapResult<'a> {
+        let may_split = bio.may_be_split();
+        let mut traffic = self.traffic.lock();
+        let behind = traffic.is_behind(&intent);
+        match traffic.admit(
+            &self.geometry,
+            &self.regions,
+            &mut intent,
+            may_split,
+            behind,
+        ) {
+            Admitted::Wait => {
+                if bio.is_nowait() {
+                    drop(traffic);
+                    return bio.end(Status::AGAIN);
+                }
+                *bio.data_mut() = Effect::Waiting(intent);
+                let (held, result) = bio.hold();
+                traffic.held += u64::from(intent.hold.is_some());
+                traffic.waiting.push(held);
+                result
+            }
+            Admitted::Go(entered) => {
+                drop(traffic);
+                // No more than the range that was admitted; the rest comes again.
+                bio.accept(u32::try_from(entered.range.len()).unwrap_or(u32::MAX));
+                *bio.data_mut() = Effect::Entry(entered.ticket);
+                let share = entered.leg.is_some().then(|| bio.share());
+                self.send_twin(entered, share);
+                bio.remap(
+                    &self.legs.backing,
+                    self.geometry.backing_sector(intent.range),
+                )
+            }
+        }
+    }
+
+    /// A user's bio has ended, on both devices where it had to reach both; its owner has not heard
+    /// of it yet. Context: any.
+    #[inline]
+    pub(crate) fn end<'a>(
+        self: &Arc<Self>,
+        mut bio: EndingBio<'a, Effect>,
+    ) -> (EndResult<'a>, Wake) {
+        let status = bio.status();
+        let effect = *bio.data_mut();
+        match effect {
+            Effect::None => (bio.done(), Wake::No),
+            // Also where it failed: some of it may have been written.
+            Effect::Write(range) => {
+                let wake = self.dirty(self.geometry.touched(range));
+                (bio.done(), wake)
+            }
+            Effect::Read(_) if status.is_ok() => (bio.done(), Wake::No),
+            Effect::Fallback(range, _) if status.is_ok() => {
+                self.traffic.lock().fallback += range.len();
+                (bio.done(), Wake::No)
+            }
+            Effect::Read(range) => (self.read_failed(bio, range), Wake::No),
+            Effect::Fallback(_, first) => (bio.done_with(first), Wake::No),
+            Effect::Entry(ticket) => self.entry_ended(bio, ticket),
+            // It was ended while it waited.
+            Effect::Waiting(_) => (bio.done(), Wake::No),
         }
     }
 
@@ -137,12 +297,6 @@ impl Mapping {
     #[inline]
     pub(crate) fn dirty(&self, span: Span) -> Wake {
         self.regions.dirty(span);
-        self.step_back()
-    }
-
-    /// What was written of these regions on the clone may be lost.
-    pub(crate) fn suspect(&self, span: Span) -> Wake {
-        self.regions.suspect(span);
         self.step_back()
     }
 
@@ -155,19 +309,9 @@ impl Mapping {
         }
     }
 
-    /// Claims regions for a job, see [`RegionMap::claim`]; `Err` where it has to keep away from
-    /// them for now.
-    pub(crate) fn claim(&self, from: u64, end: u64, most: u64) -> Option<Result<Claim, Claim>> {
-        let claim = self.regions.claim(from, end, most)?;
-        if self.discards.touch(self.geometry.sectors(claim.span)) {
-            self.regions.put_back(claim);
-            return Some(Err(claim));
-        }
-        Some(Ok(claim))
-    }
-
     /// Takes over the state of a target that nobody uses any more, before this one is used. Both
-    /// begin at the same place and have regions of the same size; their lengths may differ.
+    /// begin at the same place and have regions of the same size; their lengths may differ. Whether
+    /// the clone is attached is not taken over.
     pub(crate) fn adopt(&self, other: &Self) {
         let (ours, theirs) = (self.geometry.len(), other.geometry.len());
         let partial = ours > theirs && theirs % self.geometry.region_size() != 0;
@@ -175,5 +319,9 @@ impl Mapping {
         if ours <= theirs {
             self.phase.adopt(&other.phase);
         }
+        self.adopt_traffic(other);
     }
 }
+
+/// A held bio of ours.
+type Held = HeldBio<Effect>;

@@ -28,6 +28,11 @@ impl Phase {
         self.0.load(Relaxed) == COMPLETE
     }
 
+    /// Whether it is complete, or about to be, as far as is known.
+    pub(crate) fn is_completing(&self) -> bool {
+        self.0.load(Relaxed) != COPYING
+    }
+
     /// Something was made dirty, in a step that is a full barrier, or turned out to be. Returns
     /// whether it was `complete`, so that nobody may be looking for work.
     #[inline]

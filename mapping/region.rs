@@ -1,37 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The region map: what is known of each region, four bits a region.
+//! The region map: what is known of each region, a byte a region.
 //!
 //! | bits | meaning |
 //! |---|---|
-//! | none | in sync |
+//! | none of D, C, S | in sync |
 //! | D | dirty: the clone's region may differ |
 //! | D and S | dirty, and never copied since its content was last unneeded |
-//! | S | skipped: nobody needs the content |
+//! | S | skipped: nobody needs the content; what is written there in `mirror` is on both devices |
 //! | C | a job copies it; with D it was written meanwhile, with S discarded |
 //! | A, with D and without C | put aside: its copy failed, it is not tried again by itself |
+//! | T1, T2 | it was copied or claimed in vain once, twice or more, since it was last in sync |
 //!
 //! Each change of a region is one atomic step, so that of a write's end and a discard the later one
 //! wins, and D is never lost. All are full barriers: what follows a step (a look at
-//! [`Phase`](super::phase::Phase) or at [`Discards`](super::discards::Discards)) happens after it.
+//! [`Phase`](super::phase::Phase)) happens after it.
+
+mod claims;
 
 use super::geometry::Span;
 use crate::abstractions::mm;
+pub(crate) use claims::Claim;
 use kernel::{
     prelude::*,
-    sync::atomic::{Atomic, Full, Relaxed},
+    sync::atomic::{Acquire, Atomic, Full, Relaxed},
 };
 
 /// Bits of a region.
-const LANE: u32 = 4;
+const LANE: u32 = 8;
 /// Regions of a word.
 const LANES: u64 = (u64::BITS / LANE) as u64;
 
 /// The D bits of a word's regions. The others are a shift away.
-const D: u64 = 0x1111_1111_1111_1111;
+const D: u64 = 0x0101_0101_0101_0101;
 const C: u64 = D << 1;
 const S: u64 = D << 2;
 const A: u64 = D << 3;
+const T1: u64 = D << 4;
+const T2: u64 = D << 5;
 
 /// How many regions are what.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -48,12 +54,13 @@ pub(crate) struct RegionCounts {
     pub(crate) aside: u64,
 }
 
-/// Regions that a job copies, and nobody else until it gives them back.
+/// What a run of regions is for a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Claim {
-    pub(crate) span: Span,
-    /// Whether none of them was copied before.
-    pub(crate) fresh: bool,
+pub(crate) enum Kind {
+    /// Both devices hold the same, or nobody needs it: so shall it stay.
+    InSync,
+    /// Dirty, or being copied.
+    Behind,
 }
 
 /// The map. Locking: none; any number of CPUs may call anything at once, in any context.
@@ -137,9 +144,11 @@ impl RegionMap {
     }
 
     /// Makes those regions dirty that count as in sync, or will when their job ends: what the clone
-    /// has of them may be lost. Those that nobody needs stay skipped.
-    pub(crate) fn suspect(&self, span: Span) {
-        self.change(span, |old, lanes| old | (lanes & D & !(old >> 2)));
+    /// has of them may be lost. Those that nobody needs stay skipped, but where something may have
+    /// been written there on both devices.
+    pub(crate) fn suspect(&self, span: Span, skipped_too: bool) {
+        let kept = if skipped_too { 0 } else { D };
+        self.change(span, |old, lanes| old | (lanes & D & !(old >> 2 & kept)));
     }
 
     /// Nobody needs the content of these regions any more. A job may be copying them: then they are
@@ -148,91 +157,49 @@ impl RegionMap {
         self.change(span, |old, lanes| (old | (lanes & S)) & !(lanes & (D | A)));
     }
 
-    /// Claims the first dirty regions from `from` up to `end` that no job has and that are not put
-    /// aside: at most `most` adjacent ones, all fresh or none. They are not dirty from here on, so
-    /// whoever reads them afterwards sees each write that made them so.
+    /// What the regions of a span are for a write, from the first one on, and where that ends,
+    /// which is after that one.
     ///
-    /// Jobs claim one after another (see `rmw::scheduler`).
-    pub(crate) fn claim(&self, from: u64, end: u64, most: u64) -> Option<Claim> {
+    /// A region is given back in a step that is a full barrier, after its job's writes have ended.
+    pub(crate) fn kind(&self, span: Span) -> (Kind, u64) {
+        let behind = |at: u64| {
+            let word = self.words.get((at / LANES) as usize);
+            let word = word.map_or(D, |word| word.load(Acquire));
+            (word | word >> 1) & D
+        };
+        let mut at = span.first();
+        // Looked at once: it may change at any moment.
+        let mut found = behind(at);
+        let (kind, alike) = if found >> (at % LANES * u64::from(LANE)) & D & 0xff != 0 {
+            (Kind::Behind, D)
+        } else {
+            (Kind::InSync, 0)
+        };
         loop {
-            let (first, fresh) = self.find(from, end.min(self.regions))?;
-            let after = self.extend(first, end.min(first.saturating_add(most)), fresh);
-            // It may have been discarded since it was found.
-            if after > first {
-                return Some(Claim {
-                    span: Span::new(first, after - first),
-                    fresh,
-                });
-            }
-        }
-    }
-
-    /// The first region that may be claimed, and whether it is fresh.
-    fn find(&self, from: u64, end: u64) -> Option<(u64, bool)> {
-        let mut at = from;
-        while at < end {
-            let old = self.words.get((at / LANES) as usize)?.load(Relaxed);
-            let free = free(old) & mask(at, end);
-            if free != 0 {
-                let bit = free.trailing_zeros();
-                let region = at - at % LANES + u64::from(bit / LANE);
-                return Some((region, old & S & (1 << bit << 2) != 0));
+            let other = (found ^ alike) & mask(at, span.end());
+            if other != 0 {
+                let end = at - at % LANES + u64::from(other.trailing_zeros() / LANE);
+                return (kind, end);
             }
             at = (at / LANES + 1) * LANES;
+            if at >= span.end() {
+                return (kind, span.end());
+            }
+            found = behind(at);
         }
-        None
     }
 
-    /// Claims regions from `first` up to `end`, as far as all may be claimed and are as fresh;
-    /// returns where that ends.
-    fn extend(&self, first: u64, end: u64, fresh: bool) -> u64 {
-        let mut at = first;
-        while at < end {
-            let Some(word) = self.words.get((at / LANES) as usize) else {
-                break;
-            };
-            let old = word.load(Relaxed);
-            let alike = if fresh { old >> 2 } else { !(old >> 2) };
-            let adjacent = whole(free(old) & alike) >> (at % LANES * u64::from(LANE));
-            let count = u64::from(adjacent.trailing_ones() / LANE).min(end - at);
-            if count == 0 {
-                break;
-            }
-            let taken = mask(at, at + count);
-            let new = (old | (taken & C)) & !(taken & (D | S));
-            if word.cmpxchg(old, new, Full).is_err() {
-                // A write ended, or a discard began: look again.
-                continue;
-            }
-            self.count(old, new);
-            at += count;
-            if at % LANES != 0 {
-                break;
-            }
-        }
-        at
-    }
-
-    /// The job has copied its regions: what was neither written nor discarded meanwhile is in sync.
-    pub(crate) fn copied(&self, claim: Claim) {
-        self.change(claim.span, |old, lanes| old & !(lanes & C));
-    }
-
-    /// The job has not copied its regions: they are dirty as before.
-    pub(crate) fn put_back(&self, claim: Claim) {
-        self.give_up(claim, 0);
-    }
-
-    /// The same, and they are not tried again before [`retry`](Self::retry) or a write to them.
-    pub(crate) fn put_aside(&self, claim: Claim) {
-        self.give_up(claim, A);
-    }
-
-    fn give_up(&self, claim: Claim, more: u64) {
-        let bits = D | more | if claim.fresh { S } else { 0 };
-        self.change(claim.span, |old, lanes| {
-            (old | (lanes & bits)) & !(lanes & C)
-        });
+    /// Whether all regions of a span are in sync, and their content is needed.
+    pub(crate) fn are_in_sync(&self, span: Span) -> bool {
+        (span.first()..span.end()).all(|region| {
+            let lane = self
+                .words
+                .get((region / LANES) as usize)
+                .map(|word| word.load(Acquire));
+            lane.is_some_and(|word| {
+                word >> (region % LANES * u64::from(LANE)) & (D | C | S) & 0xff == 0
+            })
+        })
     }
 
     /// Lets what was put aside be tried again.
@@ -302,9 +269,9 @@ impl RegionMap {
     }
 }
 
-/// The lowest bit of each region that has any bit.
+/// The lowest bit of each region that is not in sync.
 const fn any(word: u64) -> u64 {
-    (word | word >> 1 | word >> 2 | word >> 3) & D
+    (word | word >> 1 | word >> 2) & D
 }
 
 /// The lowest bit of each region that may be claimed.
@@ -314,7 +281,7 @@ const fn free(word: u64) -> u64 {
 
 /// All bits of the regions whose lowest bit is set.
 const fn whole(lowest: u64) -> u64 {
-    (lowest & D) * 0xf
+    (lowest & D) * 0xff
 }
 
 /// All bits of the regions from `first` up to `end`, of which there is at least one, as far as they
@@ -331,7 +298,7 @@ mod tests {
     use super::*;
 
     /// In sync, skipped, copying, dirty, put aside.
-    fn counts(map: &RegionMap) -> (u64, u64, u64, u64, u64) {
+    pub(super) fn counts(map: &RegionMap) -> (u64, u64, u64, u64, u64) {
         let RegionCounts {
             in_sync,
             skipped,
@@ -342,82 +309,41 @@ mod tests {
         (in_sync, skipped, copying, dirty, aside)
     }
 
-    fn claimed(claim: Option<Claim>) -> Option<(u64, u64, bool)> {
+    /// The first claim of at most `most` regions.
+    pub(super) fn take(map: &RegionMap, from: u64, end: u64, most: u64) -> Option<Claim> {
+        let first = map.first_claimable(from, end)?;
+        map.claim(first, end.min(first.saturating_add(most)), false)
+    }
+
+    pub(super) fn claimed(claim: Option<Claim>) -> Option<(u64, u64, bool)> {
         claim.map(|claim| (claim.span.first(), claim.span.end(), claim.fresh))
     }
 
     /// Claims and copies all that is dirty.
-    fn copy_all(map: &RegionMap) {
-        while let Some(claim) = map.claim(0, map.regions, u64::MAX) {
-            map.copied(claim);
+    pub(super) fn copy_all(map: &RegionMap) {
+        while let Some(claim) = take(map, 0, map.regions, u64::MAX) {
+            map.copied(claim.span, false);
         }
     }
 
     #[test]
-    fn at_the_start_all_is_dirty_and_fresh() -> Result {
-        for regions in [1, 15, 16, 17, 32, 100] {
-            let map = RegionMap::new(regions)?;
-            assert_eq!(counts(&map), (0, 0, 0, regions, 0));
-            assert_eq!(
-                claimed(map.claim(0, regions, u64::MAX)),
-                Some((0, regions, true))
-            );
-            assert_eq!(counts(&map), (0, 0, regions, 0, 0));
-            assert!(map.claim(0, regions, u64::MAX).is_none());
-            assert!(!map.is_clean());
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn claims_stay_within_their_bounds() -> Result {
+    fn a_run_of_a_kind_ends_where_another_begins() -> Result {
         let map = RegionMap::new(40)?;
-        assert_eq!(claimed(map.claim(3, 40, 2)), Some((3, 5, true)));
-        assert_eq!(claimed(map.claim(2, 40, 9)), Some((2, 3, true)));
-        assert_eq!(claimed(map.claim(2, 40, 30)), Some((5, 35, true)));
-        assert_eq!(claimed(map.claim(2, 36, 30)), Some((35, 36, true)));
-        assert_eq!(claimed(map.claim(2, 36, 30)), None);
-        assert_eq!(claimed(map.claim(2, 100, 30)), Some((36, 40, true)));
-        assert_eq!(counts(&map), (0, 0, 38, 2, 0));
-        Ok(())
-    }
-
-    #[test]
-    fn a_run_may_end_where_a_word_does() -> Result {
-        let map = RegionMap::new(48)?;
-        copy_all(&map);
-        map.dirty(Span::new(10, 6));
-        map.dirty(Span::new(17, 15));
-        assert_eq!(claimed(map.claim(0, 48, 48)), Some((10, 16, false)));
-        assert_eq!(claimed(map.claim(0, 48, 48)), Some((17, 32, false)));
-        assert_eq!(claimed(map.claim(0, 48, 48)), None);
-        Ok(())
-    }
-
-    #[test]
-    fn what_is_copied_and_not_written_is_in_sync() -> Result {
-        let map = RegionMap::new(40)?;
-        let claim = map.claim(10, 40, 20).ok_or(EINVAL)?;
-        // A write ends while the job runs; its regions stay dirty, but are not claimed twice.
-        map.dirty(Span::new(8, 4));
-        assert_eq!(claimed(map.claim(10, 30, 20)), None);
-        map.copied(claim);
-        assert_eq!(counts(&map), (18, 0, 0, 22, 0));
-        assert_eq!(claimed(map.claim(10, 30, 20)), Some((10, 12, false)));
-        Ok(())
-    }
-
-    #[test]
-    fn a_run_is_all_fresh_or_not_at_all() -> Result {
-        let map = RegionMap::new(20)?;
-        copy_all(&map);
-        assert!(map.is_clean());
-        assert_eq!(counts(&map), (20, 0, 0, 0, 0));
-        map.skip(Span::new(4, 2));
-        map.dirty(Span::new(2, 6));
-        assert_eq!(claimed(map.claim(0, 20, 20)), Some((2, 4, false)));
-        assert_eq!(claimed(map.claim(0, 20, 20)), Some((4, 6, true)));
-        assert_eq!(claimed(map.claim(0, 20, 20)), Some((6, 8, false)));
+        let kind = |first, count| map.kind(Span::new(first, count));
+        assert_eq!(kind(0, 40), (Kind::Behind, 40));
+        let claim = take(&map, 3, 40, 20).ok_or(EINVAL)?;
+        assert_eq!(kind(0, 40), (Kind::Behind, 40));
+        map.copied(claim.span, false);
+        assert_eq!(kind(0, 40), (Kind::Behind, 3));
+        assert_eq!(kind(3, 37), (Kind::InSync, 23));
+        assert_eq!(kind(22, 1), (Kind::InSync, 23));
+        assert_eq!(kind(23, 17), (Kind::Behind, 40));
+        // What nobody needs is kept the same on both devices, too.
+        map.skip(Span::new(0, 3));
+        assert_eq!(kind(0, 10), (Kind::InSync, 10));
+        assert!(!map.are_in_sync(Span::new(2, 2)));
+        assert!(map.are_in_sync(Span::new(3, 20)));
+        assert!(!map.are_in_sync(Span::new(3, 21)));
         Ok(())
     }
 
@@ -431,65 +357,7 @@ mod tests {
         assert_eq!(counts(&map), (0, 19, 0, 1, 0));
         map.skip(Span::new(7, 1));
         assert_eq!(counts(&map), (0, 20, 0, 0, 0));
-        assert!(map.claim(0, 20, 20).is_none());
-        Ok(())
-    }
-
-    #[test]
-    fn what_is_discarded_while_it_is_copied_is_skipped() -> Result {
-        let map = RegionMap::new(20)?;
-        let claim = map.claim(0, 20, 10).ok_or(EINVAL)?;
-        map.skip(Span::new(5, 10));
-        assert_eq!(counts(&map), (0, 5, 10, 5, 0));
-        map.copied(claim);
-        assert_eq!(counts(&map), (5, 10, 0, 5, 0));
-        Ok(())
-    }
-
-    #[test]
-    fn what_is_put_back_is_as_before() -> Result {
-        let map = RegionMap::new(20)?;
-        let claim = map.claim(0, 20, 10).ok_or(EINVAL)?;
-        map.put_back(claim);
-        assert_eq!(counts(&map), (0, 0, 0, 20, 0));
-        assert_eq!(claimed(map.claim(0, 20, 20)), Some((0, 20, true)));
-        Ok(())
-    }
-
-    #[test]
-    fn what_is_put_aside_waits_for_a_retry_or_a_write() -> Result {
-        let map = RegionMap::new(20)?;
-        let claim = map.claim(0, 20, 10).ok_or(EINVAL)?;
-        map.put_aside(claim);
-        assert_eq!(counts(&map), (0, 0, 0, 20, 10));
-        assert!(!map.has_only_aside());
-        assert_eq!(claimed(map.claim(0, 20, 20)), Some((10, 20, true)));
-        map.dirty(Span::new(2, 1));
-        assert_eq!(claimed(map.claim(0, 20, 20)), Some((2, 3, true)));
-        assert!(map.has_only_aside());
-        map.retry();
-        assert!(!map.has_only_aside());
-        assert_eq!(counts(&map), (0, 0, 11, 9, 0));
-        assert_eq!(claimed(map.claim(3, 20, 20)), Some((3, 10, true)));
-        Ok(())
-    }
-
-    #[test]
-    fn only_what_is_put_aside_may_be_left() -> Result {
-        let map = RegionMap::new(40)?;
-        assert!(!map.has_only_aside());
-        let claim = map.claim(0, 20, 10).ok_or(EINVAL)?;
-        map.put_aside(claim);
-        assert!(!map.has_only_aside());
-        map.skip(Span::new(10, 30));
-        assert!(map.has_only_aside());
-        map.dirty(Span::new(39, 1));
-        assert!(!map.has_only_aside());
-        map.skip(Span::new(0, 40));
-        // As it is seen before the last step is counted.
-        map.dirty.add(1, Relaxed);
-        assert_eq!(map.counts().dirty, 1);
-        assert!(!map.has_only_aside());
+        assert!(take(&map, 0, 20, 20).is_none());
         Ok(())
     }
 
@@ -499,10 +367,10 @@ mod tests {
         copy_all(&map);
         map.skip(Span::new(0, 5));
         map.dirty(Span::new(10, 1));
-        let claim = map.claim(0, 20, 20).ok_or(EINVAL)?;
-        map.suspect(Span::new(0, 12));
+        let claim = take(&map, 0, 20, 20).ok_or(EINVAL)?;
+        map.suspect(Span::new(0, 12), false);
         assert_eq!(counts(&map), (8, 5, 1, 7, 0));
-        map.copied(claim);
+        map.copied(claim.span, false);
         assert_eq!(counts(&map), (8, 5, 0, 7, 0));
         Ok(())
     }
@@ -523,6 +391,41 @@ mod tests {
             map.adopt(&old, partial);
             assert_eq!(counts(&map), expected);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn at_the_start_all_is_dirty_and_fresh() -> Result {
+        for regions in [1, 15, 16, 17, 32, 100] {
+            let map = RegionMap::new(regions)?;
+            assert_eq!(counts(&map), (0, 0, 0, regions, 0));
+            assert_eq!(
+                claimed(take(&map, 0, regions, u64::MAX)),
+                Some((0, regions, true))
+            );
+            assert_eq!(counts(&map), (0, 0, regions, 0, 0));
+            assert!(take(&map, 0, regions, u64::MAX).is_none());
+            assert!(!map.is_clean());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_what_is_put_aside_may_be_left() -> Result {
+        let map = RegionMap::new(40)?;
+        assert!(!map.has_only_aside());
+        let claim = take(&map, 0, 20, 10).ok_or(EINVAL)?;
+        map.put_aside(claim);
+        assert!(!map.has_only_aside());
+        map.skip(Span::new(10, 30));
+        assert!(map.has_only_aside());
+        map.dirty(Span::new(39, 1));
+        assert!(!map.has_only_aside());
+        map.skip(Span::new(0, 40));
+        // As it is seen before the last step is counted.
+        map.dirty.add(1, Relaxed);
+        assert_eq!(map.counts().dirty, 1);
+        assert!(!map.has_only_aside());
         Ok(())
     }
 }

@@ -2,8 +2,14 @@
 
 //! Where a user's bio goes, and what of it is recorded: a pure function.
 
-use super::geometry::{Geometry, Range};
-use crate::abstractions::{bio::Op, device_mapper::MappedBio};
+use super::{
+    geometry::{Geometry, Range},
+    in_flight::Ticket,
+};
+use crate::abstractions::{
+    bio::{Op, Status},
+    device_mapper::MappedBio,
+};
 use kernel::prelude::*;
 
 /// What the route depends on. Sectors are those of the mapped device.
@@ -13,30 +19,60 @@ pub(super) struct Request {
     op: Op,
     sector: u64,
     sectors: u32,
+    /// Nobody but the backing device can answer it.
+    particular: bool,
 }
 
 impl Request {
     /// Reads it from the bio.
-    pub(super) fn of(bio: &MappedBio<'_>) -> Self {
+    pub(super) fn of<D>(bio: &MappedBio<'_, D>) -> Self {
         Self {
             op: bio.op(),
             sector: bio.sector(),
             sectors: bio.sectors(),
+            particular: bio.is_particular(),
         }
     }
 }
 
-/// What becomes of the regions of a bio when it ends. Kept with the bio while it is in flight, as a
-/// bio that has ended does not know its range any more.
+/// What has to be done when a bio ends. Kept with the bio while it is in flight, as a bio that has
+/// ended does not know its range any more.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Nothing.
     #[default]
     None,
+    /// Where it failed, the clone may be asked.
+    Read(Range),
+    /// The clone is asked; where that fails, too, the backing device's answer counts.
+    Fallback(Range, Status),
     /// The regions that the range touches become dirty.
     Write(Range),
-    /// The regions that the range covers whole become skipped, the others that it touches dirty.
-    Discard(Range),
+    /// It leaves the table.
+    Entry(Ticket),
+    /// It waits, and is not on its way yet.
+    Waiting(Intent),
+}
+
+/// A bio that enters the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Intent {
+    pub(super) range: Range,
+    pub(super) what: What,
+    /// Which hold it waits for, or has waited for: no bio waits for a second one.
+    pub(super) hold: Option<u64>,
+}
+
+/// What such a bio does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// A write, which reaches the clone, too, where both devices are to stay the same.
+    Write,
+    /// A write that reaches the backing device only.
+    BackingOnly,
+    /// A discard: the regions that the range covers whole become skipped, the others that it
+    /// touches dirty.
+    Discard,
 }
 
 /// Where a bio goes.
@@ -44,32 +80,64 @@ pub(crate) enum Effect {
 pub(super) enum Route {
     /// To this sector of the backing device.
     Remap { sector: u64, effect: Effect },
+    /// Into the table, and on from there.
+    Enter(Intent),
+    /// A flush: of the backing device, and of the clone where that is due.
+    Flush,
     /// Nowhere, it ends with an I/O error: it lies outside the target, which the core never sends.
     Kill,
 }
 
-/// Decides where a bio goes; `strict_discard` is the feature of that name.
+/// What the way of a bio depends on, beside the bio.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    /// Whether writes may have to reach both devices.
+    pub(super) mirrors: bool,
+    /// Whether the clone can be told to write zeroes.
+    pub(super) clone_zeroes: bool,
+    /// The feature of that name.
+    pub(super) strict_discard: bool,
+}
+
+/// Decides where a bio goes.
 #[inline]
-pub(super) fn route(geometry: &Geometry, strict_discard: bool, request: &Request) -> Route {
-    let effect: fn(Range) -> Effect = match request.op {
-        // It has no range. dm-linear's go to sector 0, too.
-        Op::Flush => {
-            return Route::Remap {
-                sector: 0,
-                effect: Effect::None,
-            }
-        }
-        Op::Read => |_| Effect::None,
-        Op::Discard if !strict_discard => Effect::Discard,
-        // What is not known may change anything.
-        Op::Write | Op::WriteZeroes | Op::Discard | Op::SecureErase | Op::Other => Effect::Write,
+pub(super) fn route(geometry: &Geometry, rules: Rules, request: &Request) -> Route {
+    let Rules {
+        mirrors,
+        clone_zeroes,
+        strict_discard,
+    } = rules;
+    // It has no range.
+    if request.op == Op::Flush {
+        return Route::Flush;
+    }
+    let Some(range) = geometry.mapped_range(request.sector, request.sectors.into()) else {
+        return Route::Kill;
     };
-    match geometry.mapped_range(request.sector, request.sectors.into()) {
-        Some(range) => Route::Remap {
-            sector: geometry.backing_sector(range),
-            effect: effect(range),
-        },
-        None => Route::Kill,
+    let enter = |what| {
+        Route::Enter(Intent {
+            range,
+            what,
+            hold: None,
+        })
+    };
+    let effect = match request.op {
+        Op::Read if mirrors && !request.particular => Effect::Read(range),
+        Op::Read => Effect::None,
+        Op::Discard if !strict_discard => return enter(What::Discard),
+        Op::Write if mirrors => return enter(What::Write),
+        Op::WriteZeroes if mirrors && clone_zeroes => return enter(What::Write),
+        // What is not known may change anything.
+        Op::WriteZeroes | Op::Discard | Op::SecureErase | Op::Other if mirrors => {
+            return enter(What::BackingOnly)
+        }
+        Op::Write | Op::WriteZeroes | Op::Discard | Op::SecureErase | Op::Flush | Op::Other => {
+            Effect::Write(range)
+        }
+    };
+    Route::Remap {
+        sector: geometry.backing_sector(range),
+        effect,
     }
 }
 
@@ -82,64 +150,119 @@ mod tests {
         Geometry::new(100, 1000, 5000, 0, 8).map_err(|_| EINVAL)
     }
 
-    fn to(op: Op, sector: u64, sectors: u32) -> Result<Route> {
-        Ok(route(
-            &geometry()?,
-            false,
-            &Request {
-                op,
-                sector,
-                sectors,
-            },
-        ))
+    fn to(op: Op, sector: u64, sectors: u32, mirrors: bool, strict: bool) -> Result<Route> {
+        let request = Request {
+            op,
+            sector,
+            sectors,
+            particular: false,
+        };
+        Ok(route(&geometry()?, rules(mirrors, strict), &request))
+    }
+
+    fn rules(mirrors: bool, strict_discard: bool) -> Rules {
+        Rules {
+            mirrors,
+            clone_zeroes: true,
+            strict_discard,
+        }
+    }
+
+    fn enters(what: What) -> Result<Route> {
+        Ok(Route::Enter(Intent {
+            range: geometry()?.range(992, 8).ok_or(EINVAL)?,
+            what,
+            hold: None,
+        }))
     }
 
     #[test]
-    fn every_operation_with_a_range_is_remapped_and_recorded() -> Result {
+    fn without_a_mirror_every_operation_with_a_range_is_remapped_and_recorded() -> Result {
         let range = geometry()?.range(992, 8).ok_or(EINVAL)?;
         for (op, effect) in [
             (Op::Read, Effect::None),
             (Op::Write, Effect::Write(range)),
-            (Op::Discard, Effect::Discard(range)),
             (Op::SecureErase, Effect::Write(range)),
             (Op::WriteZeroes, Effect::Write(range)),
             (Op::Other, Effect::Write(range)),
         ] {
             let sector = 5992;
-            assert_eq!(to(op, 1092, 8)?, Route::Remap { sector, effect });
+            assert_eq!(
+                to(op, 1092, 8, false, false)?,
+                Route::Remap { sector, effect }
+            );
+        }
+        assert_eq!(
+            to(Op::Discard, 1092, 8, false, false)?,
+            enters(What::Discard)?
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn with_a_mirror_all_that_changes_something_enters_the_table() -> Result {
+        for (op, what) in [
+            (Op::Write, What::Write),
+            (Op::WriteZeroes, What::Write),
+            (Op::Discard, What::Discard),
+            (Op::SecureErase, What::BackingOnly),
+            (Op::Other, What::BackingOnly),
+        ] {
+            assert_eq!(to(op, 1092, 8, true, false)?, enters(what)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_read_may_be_answered_by_a_mirror() -> Result {
+        let geometry = geometry()?;
+        let range = geometry.range(992, 8).ok_or(EINVAL)?;
+        for (particular, effect) in [(false, Effect::Read(range)), (true, Effect::None)] {
+            let request = Request {
+                op: Op::Read,
+                sector: 1092,
+                sectors: 8,
+                particular,
+            };
+            let sector = 5992;
+            assert_eq!(
+                route(&geometry, rules(true, false), &request),
+                Route::Remap { sector, effect }
+            );
         }
         Ok(())
     }
 
     #[test]
     fn a_strict_discard_is_a_write() -> Result {
-        let geometry = geometry()?;
-        let request = Request {
-            op: Op::Discard,
-            sector: 100,
-            sectors: 1000,
-        };
+        let range = geometry()?.range(992, 8).ok_or(EINVAL)?;
         assert_eq!(
-            route(&geometry, true, &request),
+            to(Op::Discard, 1092, 8, false, true)?,
             Route::Remap {
-                sector: 5000,
-                effect: Effect::Write(geometry.all())
+                sector: 5992,
+                effect: Effect::Write(range)
             }
+        );
+        assert_eq!(
+            to(Op::Discard, 1092, 8, true, true)?,
+            enters(What::BackingOnly)?
         );
         Ok(())
     }
 
     #[test]
     fn a_flush_has_no_range() -> Result {
-        let effect = Effect::None;
-        assert_eq!(to(Op::Flush, 0, 0)?, Route::Remap { sector: 0, effect });
+        assert_eq!(to(Op::Flush, 0, 0, false, false)?, Route::Flush);
+        assert_eq!(to(Op::Flush, 0, 0, true, false)?, Route::Flush);
         Ok(())
     }
 
     #[test]
     fn what_lies_outside_is_killed() -> Result {
         for (sector, sectors) in [(99, 1), (1093, 8), (1100, 1), (u64::MAX, 1), (0, u32::MAX)] {
-            assert_eq!(to(Op::Write, sector, sectors)?, Route::Kill);
+            for mirrors in [false, true] {
+                assert_eq!(to(Op::Write, sector, sectors, mirrors, false)?, Route::Kill);
+            }
         }
         Ok(())
     }
@@ -147,21 +270,24 @@ mod tests {
     /// No device of a virtual machine encrypts inline, so this stands for a test with a device: an
     /// encrypted write takes the route of a plain one, as all that a route depends on is in a
     /// `Request`, and `MappedBio::remap` leaves the context where it is. That the core lets such
-    /// bios through to us is told by the target's features, see `target`.
+    /// bios through to us is told by the target's features, see `target`; a mirror of a device that
+    /// encrypts is refused.
     #[test]
     fn inline_encryption_does_not_change_the_route() -> Result {
         let Request {
             op,
             sector,
             sectors,
+            particular: _,
         } = Request {
             op: Op::Write,
             sector: 108,
             sectors: 8,
+            particular: false,
         };
         let effect = Effect::Write(geometry()?.range(8, 8).ok_or(EINVAL)?);
         assert_eq!(
-            to(op, sector, sectors)?,
+            to(op, sector, sectors, false, false)?,
             Route::Remap {
                 sector: 5008,
                 effect

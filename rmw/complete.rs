@@ -8,15 +8,15 @@ use super::{
     errors::Side,
     job::{Claimed, Job, Ready},
 };
-use crate::abstractions::bio::Priority;
+use crate::{abstractions::bio::Priority, mapping::geometry::Range};
 use kernel::{prelude::*, sync::Arc};
 
 /// The piece is on the clone device (though perhaps in its cache). This is recorded before its
 /// regions can count as in sync.
 pub(super) fn wrote(job: &Job<Ready>) {
     let piece = job.run.piece;
+    job.engine.mapping.mark_unflushed(piece);
     let mut shared = job.engine.shared.lock();
-    shared.unflushed.mark(piece);
     shared.counters.copied += piece.len();
     if !job.run.claim.fresh {
         shared.counters.recopied += piece.len();
@@ -27,10 +27,10 @@ pub(super) fn wrote(job: &Job<Ready>) {
 pub(super) fn copied(job: Job<Ready>) {
     // Else a loss that comes after this finds the marks of all pieces, and makes their regions
     // dirty.
-    if job.engine.shared.lock().losses != job.run.losses {
+    if job.engine.mapping.losses() != job.run.losses {
         return put_back(job);
     }
-    job.engine.mapping.regions.copied(job.run.claim);
+    job.engine.mapping.copied(job.run.claim);
     end(job);
 }
 
@@ -43,7 +43,7 @@ pub(super) fn put_back<State>(job: Job<State>) {
 
 /// The piece could not be read.
 pub(super) fn read_failed(job: Job<Claimed>, errno: c_int) {
-    record(&job, Side::Backing, errno);
+    record(&job.engine, Side::Backing, job.run.piece, errno);
     let regions = &job.engine.mapping.regions;
     match job.engine.policy.on_read_error {
         OnReadError::Stop => regions.put_back(job.run.claim),
@@ -54,44 +54,54 @@ pub(super) fn read_failed(job: Job<Claimed>, errno: c_int) {
 
 /// The piece could not be written.
 pub(super) fn write_failed(job: Job<Ready>, errno: c_int) {
-    record(&job, Side::Clone, errno);
+    record(&job.engine, Side::Clone, job.run.piece, errno);
     job.engine.mapping.regions.put_back(job.run.claim);
     end(job);
 }
 
 fn end<State>(job: Job<State>) {
-    if job.run.priority == Priority::BestEffort {
-        job.engine.shared.lock().urgent_job = false;
+    match job.run.hold {
+        // The regions are given back: what waited for them is admitted anew.
+        Some(number) => {
+            let mut shared = job.engine.shared.lock();
+            if job.engine.mapping.end_hold(number) {
+                shared.hold_ends = None;
+            }
+        }
+        None if job.run.priority == Priority::BestEffort => {
+            job.engine.shared.lock().urgent_job = false;
+        }
+        None => {}
     }
     job.engine.put_home(job.slot);
 }
 
-/// The job has failed. Its regions are given back after this: who sees that no job is in flight any
-/// more sees all errors, too.
-fn record<State>(job: &Job<State>, side: Side, errno: c_int) {
+/// A piece of a job has failed, or a user's write to the clone. Its regions are given back after
+/// this: who sees that no job is in flight any more sees all errors, too. Context: process.
+pub(super) fn record(engine: &Arc<Engine>, side: Side, piece: Range, errno: c_int) {
+    let mapping = &engine.mapping;
     let (what, device, sector) = match side {
         Side::Backing => {
-            let sector = job.engine.mapping.geometry.backing_sector(job.run.piece);
-            ("read", &job.engine.backing, sector)
+            let sector = mapping.geometry.backing_sector(piece);
+            ("read", &mapping.legs.backing, sector)
         }
         Side::Clone => {
-            let sector = job.engine.mapping.geometry.clone_sector(job.run.piece);
-            ("write", &job.engine.clone, sector)
+            let sector = mapping.geometry.clone_sector(piece);
+            ("write", &mapping.legs.clone, sector)
         }
     };
-    if job.engine.may_log() {
+    if engine.may_log() {
         pr_err!(
             "{}: copy: {} of {} sectors at sector {} of {} failed with {}\n",
-            job.engine.name,
+            engine.name,
             what,
-            job.run.piece.len(),
+            piece.len(),
             sector,
             **device,
             errno
         );
     }
-    failed(&job.engine, side, |shared| {
-        let piece = job.run.piece;
+    failed(engine, side, |shared| {
         shared.errors.add(side, errno, piece.start(), piece.len());
         let counter = match side {
             Side::Backing => &mut shared.counters.read_errors,
@@ -116,17 +126,17 @@ pub(super) fn failed(engine: &Arc<Engine>, side: Side, account: impl FnOnce(&mut
         if detach {
             shared.plan.clear();
         }
-        let detached = detach && !core::mem::replace(&mut shared.detached, true);
-        shared.losses += u64::from(detached);
-        (first, detached)
+        (first, detach)
     };
+    let detached = detached && engine.mapping.detach();
     if detached {
         pr_err!(
             "{}: clone device {} is detached\n",
             engine.name,
-            *engine.clone
+            *engine.mapping.legs.clone
         );
         engine.suspect_unflushed();
+        engine.mapping.end_waiting();
     }
     if first || detached {
         engine.mapped_device.raise_event();

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     abstractions::{device_mapper::Text, mm},
-    mapping::{geometry::Range, region::RegionMap},
+    mapping::{geometry::Range, region::RegionMap, Mode},
 };
 use kernel::{prelude::*, sync::Arc};
 
@@ -39,9 +39,11 @@ impl Engine {
     pub(crate) fn start(self: &Arc<Self>) {
         // Before the scheduler may look for what is left.
         self.mapping.regions.retry();
+        self.mapping.engage();
         let mut shared = self.shared.lock();
+        // Together with the rest, as a state that is being taken over may be a detached one.
+        self.mapping.attach();
         shared.run = Run::Started;
-        shared.detached = false;
         shared.flush_failed = false;
         shared.failed = false;
         shared.errors.clear();
@@ -84,6 +86,7 @@ impl Engine {
         // Nobody else makes the plan longer.
         let _message = self.message.lock();
         self.may_plan()?;
+        self.mapping.engage();
         // Before the scheduler may look for them.
         let wake = self.mapping.dirty(span);
         let mut shared = self.shared.lock();
@@ -99,7 +102,7 @@ impl Engine {
         let shared = self.shared.lock();
         if shared.gate != Gate::Open {
             Err(Refused::Suspended)
-        } else if shared.detached {
+        } else if !self.mapping.is_attached() {
             Err(Refused::Detached)
         } else if shared.plan.is_full() {
             Err(Refused::Full)
@@ -114,6 +117,17 @@ impl Engine {
             return Err(Refused::Suspended);
         }
         self.mapping.skip(range);
+        self.wake();
+        Ok(())
+    }
+
+    /// Changes what user writes do to the clone.
+    pub(crate) fn set_mode(self: &Arc<Self>, mode: Mode) -> Result<(), Refused> {
+        let _message = self.message.lock();
+        if self.shared.lock().gate != Gate::Open {
+            return Err(Refused::Suspended);
+        }
+        self.mapping.set_mode(mode).map_err(|_| Refused::NoMemory)?;
         self.wake();
         Ok(())
     }
@@ -143,7 +157,7 @@ impl Engine {
         loop {
             let (missing, generation) = self.shared.lock().pool.missing(pipeline);
             let mut slots = pipeline
-                .slots(generation, missing, &self.queue)
+                .slots(generation, missing, &self.jobs)
                 .map_err(|_| Refused::NoMemory)?;
             // For those that will be of no use, and as the pool's own room.
             slots

@@ -3,23 +3,24 @@
 //! What all the jobs of a target share.
 
 use super::{
-    errors::ErrorList,
+    complete,
+    errors::{ErrorList, Side},
+    job::{Claimed, Job},
     pace::Pace,
     plan::Plan,
     pool::{Pipeline, Pool},
     scheduler,
     slot::Slot,
     status::Counters,
-    unflushed::Unflushed,
 };
 use crate::{
     abstractions::{
-        device_mapper::{Device, DeviceName, MappedDevice, Suspend},
+        device_mapper::{DeviceName, MappedDevice, Suspend},
         ratelimit::RateLimit,
         sync::lock::irq_spinlock::{new_irq_spinlock, IrqSpinLock},
         workqueue::{run_later, run_now, OwnedQueue, RepeatedItem},
     },
-    mapping::{Mapping, Wake},
+    mapping::{geometry::Range, Copier, Mapping, Wake},
 };
 use kernel::{
     impl_has_delayed_work, new_condvar, new_delayed_work, new_mutex,
@@ -72,6 +73,8 @@ impl Policy {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gate {
     Open,
+    /// The device is being suspended: users' flushes still reach the clone.
+    Closing,
     /// The device is suspended, or was never resumed.
     Shut,
     /// The device is suspended, and the rest is being copied.
@@ -104,14 +107,16 @@ pub(super) struct Shared {
     pub(super) cursor: u64,
     /// Whether a job in flight is not of the idle class.
     pub(super) urgent_job: bool,
-    pub(super) unflushed: Unflushed,
-    /// Whether a flush is in flight.
-    pub(super) flushing: bool,
-    /// No bio goes to the clone.
-    pub(super) detached: bool,
-    /// How often the clone may have lost what was written on it: what a job has written while this
-    /// has changed is not in sync.
-    pub(super) losses: u64,
+    /// The job that has writes wait, until nothing is on its way to its regions any more.
+    pub(super) parked: Option<Job<Claimed>>,
+    /// When the writes that wait for a job go on without it.
+    pub(super) hold_ends: Option<i64>,
+    /// When a job may have writes wait again.
+    pub(super) hold_from: i64,
+    /// What flushes the clone; it is away while a flush is in flight.
+    pub(super) flusher: Option<Pin<KBox<Slot>>>,
+    /// Whether that flush is to make the copy complete.
+    pub(super) completes: bool,
     /// Whether the clone could not be flushed since the last `start`.
     pub(super) flush_failed: bool,
     /// Whether anything failed since the last `start`.
@@ -120,19 +125,22 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
 }
 
+/// So many jobs go on at a time where a bio of them has ended: where a device works in the
+/// submitter's context, more would only wait for each other.
+const JOBS_AT_WORK: u16 = 2;
+
 /// The copying side of a target.
 ///
 /// The owner ends it with [`Engine::stop`] before it drops its reference: its works have one each,
 /// and theirs must not be the last, as the engine's queue can't be destroyed by its own work.
 ///
-/// Locking: `shared` may be taken in any context. Under it only the locks of wait queues and
-/// workqueues are taken, no bio is submitted, and no slot is freed. `message` is taken before it.
+/// Locking: `shared` may be taken in any context. Under it only the mapping's lock and those of
+/// wait queues and workqueues are taken, no bio is submitted, and no slot is freed. `message` is
+/// taken before it.
 #[pin_data]
 pub(crate) struct Engine {
     pub(super) name: DeviceName,
     pub(super) mapped_device: Arc<MappedDevice>,
-    pub(super) backing: Device,
-    pub(super) clone: Device,
     pub(super) mapping: Arc<Mapping>,
     pub(super) policy: Policy,
     #[pin]
@@ -148,6 +156,8 @@ pub(crate) struct Engine {
     #[pin]
     scheduler: DelayedWork<Engine>,
     pub(super) queue: Arc<OwnedQueue>,
+    /// That of the slots.
+    pub(super) jobs: Arc<OwnedQueue>,
 }
 
 impl_has_delayed_work! {
@@ -168,11 +178,14 @@ impl WorkItem for Engine {
     }
 }
 
-/// The devices that an engine works with.
-pub(crate) struct Devices {
-    pub(crate) mapped: Arc<MappedDevice>,
-    pub(crate) backing: Device,
-    pub(crate) clone: Device,
+impl Copier for Engine {
+    fn wake(self: Arc<Self>) {
+        Self::wake(&self);
+    }
+
+    fn clone_failed(self: Arc<Self>, range: Range, errno: c_int) {
+        complete::record(&self, Side::Clone, range, errno);
+    }
 }
 
 impl Engine {
@@ -182,29 +195,33 @@ impl Engine {
     /// Context: process, may sleep. Errors: `ENOMEM`.
     pub(crate) fn new(
         name: DeviceName,
-        devices: Devices,
+        mapped_device: Arc<MappedDevice>,
         mapping: Arc<Mapping>,
+        queue: Arc<OwnedQueue>,
         pipeline: Pipeline,
         rate: u32,
         policy: Policy,
     ) -> Result<Arc<Self>> {
-        let queue_name = CString::try_from_fmt(fmt!("clone-rs/{name}"))?;
-        let queue = Arc::new(OwnedQueue::new(&queue_name)?, GFP_KERNEL)?;
+        let jobs_name = CString::try_from_fmt(fmt!("clone-rs-jobs/{name}"))?;
+        let jobs = Arc::new(OwnedQueue::new(&jobs_name, JOBS_AT_WORK)?, GFP_KERNEL)?;
+        // What flushes needs next to no memory.
+        let flusher = Pipeline { depth: 1, batch: 8 }.slots(0, 1, &queue)?.pop();
         let shared = Shared {
             gate: Gate::Shut,
             run: Run::Idle,
             armed: false,
             suspend: Suspend::Flush,
             ended_writes: None,
-            pool: Pool::new(pipeline, &queue)?,
+            pool: Pool::new(pipeline, &jobs)?,
             plan: Plan::new()?,
             pace: Pace::new(rate),
             cursor: u64::MAX,
             urgent_job: false,
-            unflushed: Unflushed::new(mapping.geometry)?,
-            flushing: false,
-            detached: false,
-            losses: 0,
+            parked: None,
+            hold_ends: None,
+            hold_from: 0,
+            flusher,
+            completes: false,
             flush_failed: false,
             failed: false,
             errors: ErrorList::new()?,
@@ -213,9 +230,7 @@ impl Engine {
         Arc::pin_init(
             pin_init!(Self {
                 name,
-                mapped_device: devices.mapped,
-                backing: devices.backing,
-                clone: devices.clone,
+                mapped_device,
                 mapping,
                 policy,
                 shared <- new_irq_spinlock!(shared, "dm_clone_rs::Engine::shared"),
@@ -224,6 +239,7 @@ impl Engine {
                 log <- RateLimit::new(c"dm_clone_rs: copy"),
                 scheduler <- new_delayed_work!("dm_clone_rs::Engine::scheduler"),
                 queue,
+                jobs,
             }),
             GFP_KERNEL,
         )
@@ -267,7 +283,7 @@ impl Engine {
     pub(super) fn put_back(&self, slot: Pin<KBox<Slot>>) {
         let mut shared = self.shared.lock();
         let of_no_use = shared.pool.put(slot);
-        if shared.pool.out() == 0 {
+        if !shared.is_busy() {
             self.ended.notify_all();
         }
         drop(shared);
@@ -276,8 +292,8 @@ impl Engine {
 
     /// Whether jobs may neither begin nor go on.
     pub(super) fn is_barred(&self) -> bool {
-        let shared = self.shared.lock();
-        shared.gate == Gate::Shut || shared.detached
+        let gate = self.shared.lock().gate;
+        !gate.lets_jobs_begin() || !self.mapping.is_attached()
     }
 
     /// Whether an error may be logged now.
@@ -286,7 +302,27 @@ impl Engine {
     }
 }
 
+impl Gate {
+    /// Whether jobs may begin, and go on.
+    pub(super) fn lets_jobs_begin(self) -> bool {
+        match self {
+            Self::Open | Self::Final => true,
+            Self::Closing | Self::Shut => false,
+        }
+    }
+}
+
 impl Shared {
+    /// Whether a bio of ours is in flight, or about to be.
+    pub(super) fn is_busy(&self) -> bool {
+        self.pool.out() > 0 || self.is_flushing()
+    }
+
+    /// Whether a flush of the clone is in flight.
+    pub(super) fn is_flushing(&self) -> bool {
+        self.flusher.is_none()
+    }
+
     /// Copying pauses, whatever it did.
     pub(super) fn pause(&mut self) {
         if self.run == Run::Started {

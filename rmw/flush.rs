@@ -19,9 +19,9 @@ const EVERY: u64 = 1 << 21;
 /// Flushes the clone now and then while jobs go on. The scheduler calls this before it gives all
 /// slots to jobs.
 pub(super) fn now_and_then(engine: &Arc<Engine>) {
-    let due = engine.shared.lock().unflushed.sectors() >= EVERY;
-    if due {
-        submit(engine);
+    let due = engine.mapping.unflushed_sectors() >= EVERY;
+    if due || engine.mapping.wants_flush() {
+        submit(engine, false);
     }
 }
 
@@ -31,13 +31,14 @@ pub(super) fn at_rest(engine: &Arc<Engine>, waits: bool) {
     let mapping = &engine.mapping;
     let counts = {
         let shared = engine.shared.lock();
-        if !shared.may_flush() || shared.pool.out() > 0 || !shared.plan.is_empty() {
+        let idle = shared.gate.lets_jobs_begin() && !shared.is_busy() && shared.plan.is_empty();
+        if !idle || !may_flush(engine, &shared) {
             return;
         }
         let counts = mapping.regions.counts();
         if counts.dirty > 0 && shared.run == Run::Started {
             None
-        } else if counts.dirty > 0 && shared.unflushed.sectors() == 0 {
+        } else if counts.dirty > 0 && mapping.unflushed_sectors() == 0 {
             return;
         } else {
             Some(counts)
@@ -57,13 +58,16 @@ pub(super) fn at_rest(engine: &Arc<Engine>, waits: bool) {
                 engine.wake_in(Pace::SOON);
             }
         }
-        Some(counts) if counts.dirty > 0 => submit(engine),
+        Some(counts) if counts.dirty > 0 => submit(engine, false),
         Some(_) if mapping.phase.is_complete() => {}
         Some(_) => {
             mapping.phase.begin_completing();
             // The counts of the map lag behind; only a look at all regions after that step is true.
             if mapping.regions.is_clean() {
-                submit(engine);
+                // What is on its way to the backing device only will leave something dirty.
+                if mapping.is_settled() {
+                    submit(engine, true);
+                }
             } else {
                 let _ = mapping.phase.step_back();
                 engine.wake();
@@ -72,39 +76,41 @@ pub(super) fn at_rest(engine: &Arc<Engine>, waits: bool) {
     }
 }
 
-/// Sends a flush, where there is a slot for it.
-fn submit(engine: &Arc<Engine>) {
-    let mut slot = {
+/// Sends a flush, where it may be sent; it `completes` the copy, if nothing is made dirty
+/// meanwhile.
+fn submit(engine: &Arc<Engine>, completes: bool) {
+    let slot = {
         let mut shared = engine.shared.lock();
-        if !shared.may_flush() {
-            return;
+        if may_flush(engine, &shared) {
+            shared.completes = completes;
+            shared.flusher.take()
+        } else {
+            None
         }
-        let Some(slot) = shared.pool.take() else {
-            return;
-        };
-        shared.flushing = true;
-        shared.unflushed.send();
-        slot
     };
-    slot.as_mut().bio_mut().prepare_flush(&engine.clone);
-    job::submit(slot, engine.clone(), Task::Flush);
+    if let Some(mut slot) = slot {
+        engine.mapping.begin_flush();
+        slot.as_mut()
+            .bio_mut()
+            .prepare_flush(&engine.mapping.legs.clone);
+        job::submit(slot, engine.clone(), Task::Flush);
+    }
 }
 
-impl Shared {
-    /// Whether a flush may be sent: one at a time, none to a clone that could not be flushed.
-    fn may_flush(&self) -> bool {
-        self.gate != Gate::Shut && !self.detached && !self.flushing && !self.flush_failed
-    }
+/// Whether a flush may be sent: one at a time, none to a clone that could not be flushed.
+fn may_flush(engine: &Engine, shared: &Shared) -> bool {
+    shared.gate != Gate::Shut
+        && !shared.is_flushing()
+        && !shared.flush_failed
+        && engine.mapping.is_attached()
 }
 
 /// A flush has ended.
 pub(super) fn ended(slot: Pin<KBox<Slot>>, engine: Arc<Engine>, errno: c_int) {
     if errno == 0 {
-        let mut shared = engine.shared.lock();
-        shared.flushing = false;
-        shared.unflushed.secured();
-        drop(shared);
-        if engine.mapping.phase.complete() {
+        engine.mapping.flush_secured();
+        let completes = engine.shared.lock().completes;
+        if completes && engine.mapping.phase.complete() {
             engine.mapped_device.raise_event();
         }
     } else {
@@ -112,31 +118,34 @@ pub(super) fn ended(slot: Pin<KBox<Slot>>, engine: Arc<Engine>, errno: c_int) {
             pr_err!(
                 "{}: flush of clone device {} failed with {}\n",
                 engine.name,
-                *engine.clone,
+                *engine.mapping.legs.clone,
                 errno
             );
         }
         // What it was to secure is dirty before anything else is said of it.
-        engine.shared.lock().losses += 1;
+        engine.wake_if(engine.mapping.lose());
         engine.suspect_unflushed();
         complete::failed(&engine, Side::Clone, |shared| {
-            shared.flushing = false;
             shared.flush_failed = true;
             shared.errors.add(Side::Clone, errno, 0, 0);
         });
     }
-    engine.put_home(slot);
+    engine.mapping.end_riding();
+    if errno != 0 {
+        engine.mapping.end_waiting();
+    }
+    let mut shared = engine.shared.lock();
+    shared.flusher = Some(slot);
+    if !shared.is_busy() {
+        engine.ended.notify_all();
+    }
+    drop(shared);
+    engine.wake();
 }
 
 impl Engine {
     /// What was written on the clone since its last flush is dirty again.
     pub(super) fn suspect_unflushed(self: &Arc<Self>) {
-        loop {
-            let lost = self.shared.lock().unflushed.lost();
-            match lost {
-                Some(span) => self.wake_if(self.mapping.suspect(span)),
-                None => return,
-            }
-        }
+        self.wake_if(self.mapping.suspect_unflushed());
     }
 }

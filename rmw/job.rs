@@ -5,7 +5,7 @@
 use super::{complete, engine::Engine, flush, modify, read, slot::Slot, write};
 use crate::{
     abstractions::bio::{self, Priority, Status},
-    mapping::{geometry::Range, region::Claim},
+    mapping::{self, geometry::Range, region::Claim},
 };
 use core::marker::PhantomData;
 use kernel::{prelude::*, sync::Arc};
@@ -29,6 +29,8 @@ pub(super) struct Run {
     pub(super) priority: Priority,
     /// How often the clone may have lost something when the job began.
     pub(super) losses: u64,
+    /// The number of its hold, where writes wait for the job.
+    pub(super) hold: Option<u64>,
 }
 
 /// A copy of one run of regions, piece by piece.
@@ -44,10 +46,14 @@ impl Job<Claimed> {
     pub(super) fn begin(
         slot: Pin<KBox<Slot>>,
         engine: Arc<Engine>,
-        claim: Claim,
+        claimed: mapping::Claimed,
         priority: Priority,
-        losses: u64,
     ) -> Self {
+        let mapping::Claimed {
+            claim,
+            losses,
+            hold,
+        } = claimed;
         let (piece, rest) = engine
             .mapping
             .geometry
@@ -59,8 +65,14 @@ impl Job<Claimed> {
             rest,
             priority,
             losses,
+            hold,
         };
         Self::new(slot, engine, run)
+    }
+
+    /// The regions of a job that has writes wait may be read.
+    pub(super) fn is_drained(&self) -> bool {
+        self.engine.mapping.is_drained(self.run.claim)
     }
 
     /// Submits the slot's bio, which was prepared as a read of the piece.

@@ -31,10 +31,9 @@ mod scheduler;
 mod slot;
 mod status;
 mod suspend;
-mod unflushed;
 mod write;
 
 pub(crate) use control::Refused;
-pub(crate) use engine::{Devices, Engine, OnCloneError, OnReadError, Policy};
+pub(crate) use engine::{Engine, OnCloneError, OnReadError, Policy};
 pub(crate) use pool::Pipeline;
 pub(crate) use status::{Counters, Health, State};

@@ -26,6 +26,12 @@ impl Pace {
     /// again is not copied each time.
     pub(super) const PASS: Delta = Delta::from_millis(200);
 
+    /// So long writes wait for a job at the most.
+    pub(super) const HOLD: Delta = Delta::from_millis(1000);
+
+    /// And so long none has to after one has waited in vain.
+    pub(super) const REST: Delta = Delta::from_millis(5000);
+
     /// How long to wait for what will happen soon, but does not tell.
     pub(super) const SOON: Delta = Delta::from_millis(2);
 

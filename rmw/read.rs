@@ -13,7 +13,7 @@ pub(super) fn submit(mut job: Job<Claimed>) {
     let run = job.run;
     let sector = job.engine.mapping.geometry.backing_sector(run.piece);
     let bio = job.slot.as_mut().bio_mut();
-    match bio.prepare_read(&job.engine.backing, sector, run.piece.len()) {
+    match bio.prepare_read(&job.engine.mapping.legs.backing, sector, run.piece.len()) {
         Ok(()) => {
             bio.set_priority(run.priority);
             job.submit_read();

@@ -4,20 +4,24 @@
 //! are claimed by one only.
 
 use super::{
+    complete,
     engine::{Engine, Gate, Run, Shared},
     flush,
-    job::{Claimed, Job},
+    job::{self, Job},
     pace::Pace,
     plan::Search,
     read,
 };
-use crate::abstractions::{bio::Priority, block::plugged};
+use crate::{
+    abstractions::{bio::Priority, block::plugged},
+    mapping::Claimed,
+};
 use kernel::{prelude::*, sync::Arc, time::Delta};
 
 /// What there is to do.
 enum Next {
     /// A job begins.
-    Job(Job<Claimed>),
+    Job(Job<job::Claimed>),
     /// Nothing before that time has passed.
     Wait(Delta),
     /// Nothing until something ends, or is said.
@@ -28,6 +32,7 @@ enum Next {
 /// worker.
 pub(super) fn run(engine: &Arc<Engine>) {
     flush::now_and_then(engine);
+    go_on_if_drained(engine);
     let most = jobs_at_once(engine);
     let mut passes = 0;
     let wait = plugged(|| loop {
@@ -37,10 +42,49 @@ pub(super) fn run(engine: &Arc<Engine>) {
             Next::Nothing => return None,
         }
     });
+    let wait = match (wait, end_late_hold(engine)) {
+        (Some(wait), Some(hold)) if wait.as_nanos() > hold.as_nanos() => Some(hold),
+        (Some(wait), _) => Some(wait),
+        (None, hold) => hold,
+    };
     flush::at_rest(engine, wait.is_some());
     if let Some(delay) = wait {
         engine.wake_in(delay);
     }
+}
+
+/// A job that has writes wait goes on when nothing is on its way to its regions any more.
+fn go_on_if_drained(engine: &Arc<Engine>) {
+    let (parked, late) = {
+        let mut shared = engine.shared.lock();
+        let now = shared.pace.now();
+        let late = shared.hold_ends.is_none_or(|ends| ends <= now);
+        (shared.parked.take(), late)
+    };
+    match parked {
+        Some(job) if job.is_drained() => read::submit(job),
+        Some(job) if late => complete::put_back(job),
+        Some(job) => engine.park(job),
+        None => {}
+    }
+}
+
+/// Writes that have waited for a job for long go on without it: a device hangs, or nearly so.
+/// Returns how long that is still to come.
+fn end_late_hold(engine: &Arc<Engine>) -> Option<Delta> {
+    let mut shared = engine.shared.lock();
+    let now = shared.pace.now();
+    let left = shared.hold_ends? - now;
+    if left > 0 {
+        return Some(Delta::from_nanos(left));
+    }
+    engine.mapping.end_any_hold();
+    shared.hold_ends = None;
+    shared.hold_from = now + Pace::REST.as_nanos();
+    // A job that is parked gives up.
+    drop(shared);
+    engine.wake();
+    None
 }
 
 /// How many jobs may be in flight: a quarter of `depth`, and at least one, while users wait for
@@ -60,7 +104,10 @@ fn jobs_at_once(engine: &Engine) -> u32 {
 fn next(engine: &Arc<Engine>, most: u32, passes: &mut u32) -> Next {
     loop {
         let mut shared = engine.shared.lock();
-        if shared.gate == Gate::Shut || shared.detached || shared.pool.out() >= most {
+        if !shared.gate.lets_jobs_begin() || shared.pool.out() >= most {
+            return Next::Nothing;
+        }
+        if !engine.mapping.is_attached() {
             return Next::Nothing;
         }
         let place = match look(engine, &mut shared, passes) {
@@ -71,42 +118,57 @@ fn next(engine: &Arc<Engine>, most: u32, passes: &mut u32) -> Next {
             return Next::Nothing;
         };
         let sectors = shared.pace.most(shared.pool.pipeline().batch);
-        let losses = shared.losses;
+        let may_hold = shared.pace.now() >= shared.hold_from;
         drop(shared);
 
         // Without the lock: the map may be large.
         let (from, end) = place.bounds();
         let regions = (sectors / engine.mapping.geometry.region_size()).max(1);
-        let found = engine.mapping.claim(from, end, regions);
+        let found = engine.mapping.claim((from, end), regions, may_hold);
 
         let mut shared = engine.shared.lock();
-        let claim = match found {
-            Some(Ok(claim)) => claim,
+        let claimed = match found {
+            Some(Ok(claimed)) => claimed,
             None => {
                 place.advance(&mut shared, end);
                 drop(shared);
                 engine.put_back(slot);
                 continue;
             }
-            Some(Err(claim)) => {
+            Some(Err(on)) => {
                 if let Place::Plan(..) = place {
                     shared.plan.keep_away();
                 }
-                place.advance(&mut shared, claim.span.end());
+                place.advance(&mut shared, on);
                 drop(shared);
                 engine.put_back(slot);
                 continue;
             }
         };
+        let Claimed { claim, hold, .. } = claimed;
         place.advance(&mut shared, claim.span.end());
         if shared.gate != Gate::Final {
             let now = shared.pace.now();
             let sectors = engine.mapping.geometry.sectors(claim.span).len();
             shared.pace.job(now, sectors);
         }
-        let priority = priority(&mut shared);
+        let priority = if hold.is_some() {
+            // Users wait for it.
+            Priority::BestEffort
+        } else {
+            priority(&mut shared)
+        };
+        if hold.is_some() {
+            shared.hold_ends = Some(shared.pace.now() + Pace::HOLD.as_nanos());
+        }
         drop(shared);
-        return Next::Job(Job::begin(slot, engine.clone(), claim, priority, losses));
+        let job = Job::begin(slot, engine.clone(), claimed, priority);
+        if hold.is_none() || job.is_drained() {
+            return Next::Job(job);
+        }
+        engine.park(job);
+        // What it waits for may have ended before it was parked.
+        engine.wake();
     }
 }
 

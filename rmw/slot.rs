@@ -81,6 +81,8 @@ impl Slot {
 }
 
 impl BioOwner for Slot {
+    type Bio = BufferedBio;
+
     fn bio(self: Pin<&mut Self>) -> &mut BufferedBio {
         self.bio_mut()
     }

@@ -6,7 +6,7 @@ use super::{
     engine::{Engine, Gate, Run},
     pool::Pipeline,
 };
-use crate::mapping::region::RegionCounts;
+use crate::mapping::{region::RegionCounts, Mode};
 use kernel::prelude::*;
 
 /// What was done, in sectors.
@@ -87,17 +87,19 @@ impl Engine {
     pub(crate) fn progress(&self) -> Progress {
         let shared = self.shared.lock();
         let regions = self.mapping.regions.counts();
+        // In a mirror users write on the clone all the time.
+        let track = self.mapping.mode() == Mode::Track;
         let open = shared.gate != Gate::Shut;
         let state = Seen {
             all_done: regions.in_sync + regions.skipped == self.mapping.geometry.regions(),
             complete: self.mapping.phase.is_complete(),
             planned: !shared.plan.is_empty(),
-            in_flight: open && shared.pool.out() > 0,
-            unflushed: shared.unflushed.sectors() > 0,
-            flushes: open && !shared.detached && !shared.flush_failed,
+            in_flight: open && shared.is_busy(),
+            unflushed: track && self.mapping.unflushed_sectors() > 0,
+            flushes: open && self.mapping.is_attached() && !shared.flush_failed,
         }
         .state(shared.run);
-        let health = if shared.detached {
+        let health = if !self.mapping.is_attached() {
             Health::Detached
         } else if shared.failed {
             Health::Errors

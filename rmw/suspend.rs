@@ -4,10 +4,11 @@
 //! process.
 
 use super::{
+    complete,
     engine::{Engine, Gate, Run, Shared},
     errors::ErrorList,
+    job::{Claimed, Job},
     plan::Plan,
-    unflushed::Unflushed,
 };
 use crate::abstractions::{device_mapper::Suspend, workqueue};
 use core::mem::swap;
@@ -17,13 +18,20 @@ impl Engine {
     /// A suspend begins; the user's I/O goes on for now. Unless it will copy the rest, jobs end
     /// here already, where a signal ends the wait; what it leaves is waited for in
     /// [`postsuspend`](Self::postsuspend).
-    pub(crate) fn presuspend(&self, how: Suspend) {
+    pub(crate) fn presuspend(self: &Arc<Self>, how: Suspend) {
+        self.mapping.allow_holds(false);
         let mut shared = self.shared.lock();
         shared.suspend = how;
-        if shared.armed && how == Suspend::Flush {
+        let copies_rest = shared.armed && how == Suspend::Flush;
+        if !copies_rest {
+            shared.gate = Gate::Closing;
+        }
+        drop(shared);
+        self.unpark();
+        if copies_rest {
             return;
         }
-        shared.gate = Gate::Shut;
+        let mut shared = self.shared.lock();
         while shared.pool.out() > 0 {
             if self.ended.wait_interruptible(&mut shared) {
                 return;
@@ -45,23 +53,47 @@ impl Engine {
 
     /// Jobs may begin.
     pub(crate) fn open(self: &Arc<Self>) {
+        self.mapping.allow_holds(true);
         self.shared.lock().gate = Gate::Open;
         self.wake();
+    }
+
+    /// The job that waits for writes to end waits until then, unless no job may go on, or another
+    /// one waits already.
+    pub(super) fn park(self: &Arc<Self>, job: Job<Claimed>) {
+        let mut shared = self.shared.lock();
+        if shared.gate.lets_jobs_begin() && shared.parked.is_none() {
+            shared.parked = Some(job);
+            return;
+        }
+        drop(shared);
+        complete::put_back(job);
+    }
+
+    /// The job that waits for writes to end gives up.
+    fn unpark(self: &Arc<Self>) {
+        let parked = self.shared.lock().parked.take();
+        if let Some(job) = parked {
+            complete::put_back(job);
+        }
     }
 
     /// Ends all activity for good.
     pub(crate) fn stop(self: &Arc<Self>) {
         self.shut_and_drain();
+        self.mapping.stop();
         workqueue::cancel(self);
         // The slots are home, but their workers may not have returned; each has a reference.
+        self.jobs.flush();
         self.queue.flush();
     }
 
     /// Waits for the bios in flight, for as long as the devices need to end them.
-    fn shut_and_drain(&self) {
+    fn shut_and_drain(self: &Arc<Self>) {
+        self.shared.lock().gate = Gate::Shut;
+        self.unpark();
         let mut shared = self.shared.lock();
-        shared.gate = Gate::Shut;
-        while shared.pool.out() > 0 {
+        while shared.is_busy() {
             self.ended.wait(&mut shared);
         }
     }
@@ -112,34 +144,29 @@ impl Engine {
         self.mapping.adopt(&other.mapping);
 
         // One lock after the other: nothing changes any more in the other.
-        let mut old_unflushed = Unflushed::none(other.mapping.geometry);
         let mut errors = ErrorList::none();
         let mut plan = Plan::none();
         let mut theirs = other.shared.lock();
-        swap(&mut theirs.unflushed, &mut old_unflushed);
         swap(&mut theirs.errors, &mut errors);
         swap(&mut theirs.plan, &mut plan);
         let (run, armed, cursor, counters) =
             (theirs.run, theirs.armed, theirs.cursor, theirs.counters);
-        let (detached, flush_failed, failed) =
-            (theirs.detached, theirs.flush_failed, theirs.failed);
+        let (flush_failed, failed) = (theirs.flush_failed, theirs.failed);
         drop(theirs);
 
-        let mut unflushed = Unflushed::none(self.mapping.geometry);
-        swap(&mut self.shared.lock().unflushed, &mut unflushed);
-        unflushed.adopt(old_unflushed);
         plan.cut(self.mapping.geometry.regions());
 
         let mut ours = self.shared.lock();
-        swap(&mut ours.unflushed, &mut unflushed);
         swap(&mut ours.plan, &mut plan);
         ours.cursor = cursor;
         ours.counters = counters;
         // A `start` may have come since the tables were swapped: it has forgotten what failed.
         let started = ours.run == Run::Started;
         if !started {
+            if !other.mapping.is_attached() {
+                self.mapping.detach();
+            }
             swap(&mut ours.errors, &mut errors);
-            ours.detached = detached;
             ours.flush_failed = flush_failed;
             ours.failed = failed;
         }

@@ -13,7 +13,7 @@ pub(super) fn submit(mut job: Job<Ready>) {
     let run = job.run;
     let sector = job.engine.mapping.geometry.clone_sector(run.piece);
     let bio = job.slot.as_mut().bio_mut();
-    match bio.prepare_write(&job.engine.clone, sector, run.piece.len()) {
+    match bio.prepare_write(&job.engine.mapping.legs.clone, sector, run.piece.len()) {
         Ok(()) => {
             bio.set_priority(run.priority);
             job.submit_write();

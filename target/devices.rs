@@ -8,7 +8,7 @@ use crate::{
         block::BlockDevice,
         device_mapper::{Constructor, CtrError, Device, DeviceName},
     },
-    mapping::geometry::Geometry,
+    mapping::{geometry::Geometry, Mode},
 };
 use kernel::prelude::*;
 
@@ -26,10 +26,17 @@ pub(super) fn open(
         name: ti.device_name(),
         geometry,
         batch: table.options.pipeline.batch.into(),
+        mirrors: table.options.mode == Mode::Mirror,
     };
     check.distinct(&backing, &clone)?;
     check.backing(&backing)?;
     check.clone(&clone)?;
+    if check.mirrors {
+        check_mirror(&backing, &clone).map_err(|text| {
+            pr_err!("{}: mode mirror: {}: {}\n", check.name, *clone, text);
+            CtrError::invalid(text)
+        })?;
+    }
     prepare_cache(ti, &clone)?;
     Ok((backing, clone))
 }
@@ -63,12 +70,30 @@ fn prepare_cache(ti: &Constructor<'_>, clone: &BlockDevice) -> Result<(), CtrErr
     Ok(())
 }
 
+/// What a twin of an encrypted write would be is the plain text.
+const CANNOT_ENCRYPT: &CStr = c"Mode mirror is not possible with a device that encrypts inline";
+
+/// Whether the clone can take the writes of the backing device as they come.
+pub(super) fn check_mirror(
+    backing: &BlockDevice,
+    clone: &BlockDevice,
+) -> Result<(), &'static CStr> {
+    if backing.encrypts_inline() {
+        Err(CANNOT_ENCRYPT)
+    } else if clone.logical_block_size() > backing.logical_block_size() {
+        Err(c"Mode mirror needs a clone with logical blocks no larger than the backing device's")
+    } else {
+        Ok(())
+    }
+}
+
 /// What both devices are checked against.
 struct Check<'a> {
     name: DeviceName,
     geometry: &'a Geometry,
     /// Sectors of a job.
     batch: u64,
+    mirrors: bool,
 }
 
 impl Check<'_> {

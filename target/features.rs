@@ -4,7 +4,10 @@
 
 use super::args::{parse_number, Refusal, Word};
 use crate::{
-    mapping::geometry::{default_region_size, Geometry, MAX_REGION_SIZE, MIN_REGION_SIZE},
+    mapping::{
+        geometry::{default_region_size, Geometry, MAX_REGION_SIZE, MIN_REGION_SIZE},
+        Mode,
+    },
     rmw::{OnCloneError, OnReadError, Pipeline, Policy},
 };
 use kernel::{c_str, fmt, prelude::*};
@@ -92,8 +95,7 @@ pub(super) struct Options {
     pub(super) rate: u32,
     pub(super) strict_discard: bool,
     pub(super) policy: Policy,
-    /// Whether the mode was given. Its default is a mode that does not exist yet.
-    mode_given: bool,
+    pub(super) mode: Mode,
 }
 
 impl Options {
@@ -103,15 +105,22 @@ impl Options {
         rate: 0,
         strict_discard: false,
         policy: Policy::DEFAULT,
-        mode_given: false,
+        mode: Mode::Mirror,
     };
 
     /// What a running target works with, which was loaded with these options: `region_size` is set
     /// where it is not the default.
-    pub(super) fn in_force(self, geometry: &Geometry, pipeline: Pipeline, rate: u32) -> Self {
+    pub(super) fn in_force(
+        self,
+        geometry: &Geometry,
+        mode: Mode,
+        pipeline: Pipeline,
+        rate: u32,
+    ) -> Self {
         let size = geometry.region_size();
         Self {
             region_size: (size != default_region_size(geometry.len())).then_some(size),
+            mode,
             pipeline,
             rate,
             ..self
@@ -127,7 +136,13 @@ impl Options {
         let flag = |given: bool| given.then_some(Value::None);
         let written = [
             (Feature::RegionSize, self.region_size.map(Value::Number)),
-            (Feature::Mode, Some(Value::Word("track"))),
+            (
+                Feature::Mode,
+                match self.mode {
+                    Mode::Mirror => None,
+                    Mode::Track => Some(Value::Word("track")),
+                },
+            ),
             (Feature::Autostart, flag(policy.autostart)),
             (
                 Feature::Depth,
@@ -189,10 +204,7 @@ impl Options {
     fn set<'a>(&mut self, feature: Feature, value: Word<'a>) -> Result<(), Refusal<'a>> {
         match feature {
             Feature::RegionSize => self.region_size = Some(region_size(value)?),
-            Feature::Mode => {
-                mode(value)?;
-                self.mode_given = true;
-            }
+            Feature::Mode => self.mode = mode(value)?,
             Feature::Depth => self.pipeline.depth = depth(value)?,
             Feature::Batch => self.pipeline.batch = batch(value)?,
             Feature::Rate => self.rate = rate(value)?,
@@ -289,10 +301,11 @@ fn region_size(value: Word<'_>) -> Result<u64, Refusal<'_>> {
     Err(Refusal::new(text, value))
 }
 
-fn mode(value: Word<'_>) -> Result<(), Refusal<'_>> {
+/// What `mode` may be.
+pub(super) fn mode(value: Word<'_>) -> Result<Mode, Refusal<'_>> {
     match which(value, &["track", "mirror", "snapshot"]) {
-        Some(0) => Ok(()),
-        Some(1) => Err(Refusal::new(c"Mode mirror is not supported yet", value)),
+        Some(0) => Ok(Mode::Track),
+        Some(1) => Ok(Mode::Mirror),
         Some(_) => Err(Refusal::new(c"Mode snapshot is not supported yet", value)),
         None => Err(Refusal::new(
             c"mode must be track, mirror or snapshot",
@@ -339,14 +352,7 @@ pub(super) fn parse<'a>(
         };
         options.set(feature, value)?;
     }
-    if options.mode_given {
-        Ok(options)
-    } else {
-        Err(Refusal::new(
-            c"Mode mirror, the default, is not supported yet: give mode track",
-            b"mode",
-        ))
-    }
+    Ok(options)
 }
 
 #[kunit_tests(clone_rs_features)]
@@ -383,7 +389,7 @@ mod tests {
                     depth: 2,
                     batch: 64
                 },
-                mode_given: true,
+                mode: Mode::Track,
                 ..Options::DEFAULT
             })
         );
@@ -391,14 +397,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_too_much_is_refused() {
-        assert!(refused(
-            &[],
-            c"Mode mirror, the default, is not supported yet: give mode track"
-        ));
-        assert!(refused(
-            &[c"0"],
-            c"Mode mirror, the default, is not supported yet: give mode track"
-        ));
+        assert_eq!(features(&[]), Ok(Options::DEFAULT));
+        assert_eq!(features(&[c"0"]), Ok(Options::DEFAULT));
         assert!(refused(&[c"x"], c"Invalid feature argument count"));
         assert!(refused(
             &[c"3", c"mode", c"track"],
@@ -458,8 +458,8 @@ mod tests {
             ));
         }
         assert!(refused(
-            &[c"2", c"mode", c"mirror"],
-            c"Mode mirror is not supported yet"
+            &[c"2", c"mode", c"snapshot"],
+            c"Mode snapshot is not supported yet"
         ));
         assert!(refused(
             &[c"2", c"mode", c"x"],
@@ -494,12 +494,13 @@ mod tests {
         let geometry = |size| Geometry::new(0, 1000, 0, 0, size).map_err(|_| EINVAL);
         let options = Options::DEFAULT;
         assert_eq!(
-            written(options.in_force(&geometry(128)?, Pipeline::DEFAULT, 0))?.to_bytes(),
-            b" 2 mode track"
+            written(options.in_force(&geometry(128)?, Mode::Mirror, Pipeline::DEFAULT, 0))?
+                .to_bytes(),
+            b" 0"
         );
         let pipeline = Pipeline { depth: 1, batch: 8 };
         assert_eq!(
-            written(options.in_force(&geometry(8)?, pipeline, 7))?.to_bytes(),
+            written(options.in_force(&geometry(8)?, Mode::Track, pipeline, 7))?.to_bytes(),
             b" 10 region_size 8 mode track depth 1 batch 8 rate 7"
         );
         Ok(())

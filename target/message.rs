@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     abstractions::device_mapper::{Args, Reply},
+    mapping::Mode,
     rmw::{self, Pipeline},
 };
 use kernel::{
@@ -26,6 +27,7 @@ enum Message {
     Depth(u32),
     Batch(u32),
     Rate(u32),
+    Mode(Mode),
     Errors,
 }
 
@@ -125,6 +127,12 @@ pub(super) fn handle<'a>(
             engine.set_rate(rate);
             Ok(())
         }
+        Message::Mode(mode) => {
+            target
+                .check_mode(mode)
+                .map_err(|text| Refusal::Value(text, b"mode"))?;
+            engine.set_mode(mode)
+        }
         Message::Errors => {
             return Ok(Reply::Answer(|target, text| {
                 target.engine.write_errors(text)
@@ -146,6 +154,13 @@ fn parse<'a>(mut words: impl Iterator<Item = Word<'a>>) -> Result<Message, Refus
     let one = |message: fn(u32) -> Message, read: ReadValue<'a>| match arguments {
         [Some(value), None, _] => match read(value) {
             Ok(value) => Ok(message(value)),
+            Err(refusal) => Err(Refusal::Value(refusal.error.text, value)),
+        },
+        _ => Err(count),
+    };
+    let mode = || match arguments {
+        [Some(value), None, _] => match features::mode(value) {
+            Ok(mode) => Ok(Message::Mode(mode)),
             Err(refusal) => Err(Refusal::Value(refusal.error.text, value)),
         },
         _ => Err(count),
@@ -174,6 +189,8 @@ fn parse<'a>(mut words: impl Iterator<Item = Word<'a>>) -> Result<Message, Refus
         one(Message::Batch, features::batch)
     } else if is(b"rate") {
         one(Message::Rate, features::rate)
+    } else if is(b"mode") {
+        mode()
     } else if is(b"errors") {
         none(Message::Errors)
     } else {
@@ -227,7 +244,7 @@ mod tests {
             "cop 8 16",
             "copyy 8 16",
             "8 16",
-            "mode mirror",
+            "modes",
             "verify",
         ] {
             assert!(matches!(parse(words(line)), Err(Refusal::Unknown(_))));

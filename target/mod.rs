@@ -13,21 +13,22 @@ mod status;
 
 use crate::{
     abstractions::{
-        bio::Status,
         block::BlockDevice,
         device_mapper::{
-            Args, BioCounts, Constructor, CtrError, Device, DeviceName, Features, Instances,
-            IoctlAccess, IterateDevices, MapResult, MappedBio, Reply, StatusType, Suspend, Target,
-            Text,
+            Args, BioCounts, Constructor, CtrError, Device, DeviceName, EndResult, EndingBio,
+            Features, Instances, IoctlAccess, IterateDevices, Limits, MapResult, MappedBio, Reply,
+            StatusType, Suspend, Target, Text,
         },
         ratelimit::RateLimit,
+        workqueue::OwnedQueue,
     },
-    mapping::{geometry::Geometry, Effect, Mapping},
-    rmw::{Devices, Engine},
+    mapping::{geometry::Geometry, Effect, Legs, Mapping, Mode},
+    rmw::Engine,
 };
 use features::Options;
 use kernel::{
     prelude::*,
+    str::CString,
     sync::{
         atomic::{Atomic, Relaxed},
         Arc,
@@ -71,15 +72,20 @@ impl Target for CloneTarget {
         let (backing, clone) = devices::open(ti, &table, &geometry)?;
         let options = table.options;
         check_memory(name, &geometry, &options)?;
-        let mapping = Arc::new(Mapping::new(geometry, options.strict_discard)?, GFP_KERNEL)?;
+        let queue_name = CString::try_from_fmt(fmt!("clone-rs/{name}"))?;
+        let queue = Arc::new(OwnedQueue::new(&queue_name, 0)?, GFP_KERNEL)?;
+        let mapping = Mapping::new(
+            geometry,
+            Legs::new(backing.clone(), clone.clone()),
+            options.mode,
+            options.strict_discard,
+            queue.clone(),
+        )?;
         let engine = Engine::new(
             name,
-            Devices {
-                mapped: ti.mapped_device(),
-                backing: backing.clone(),
-                clone: clone.clone(),
-            },
+            ti.mapped_device(),
             mapping.clone(),
+            queue,
             options.pipeline,
             options.rate,
             options.policy,
@@ -91,7 +97,7 @@ impl Target for CloneTarget {
             secure_erase: 1,
             write_zeroes: 1,
         });
-        Ok(KBox::pin_init(
+        let target = KBox::pin_init(
             pin_init!(Self {
                 name,
                 backing,
@@ -103,7 +109,10 @@ impl Target for CloneTarget {
                 log <- RateLimit::new(c"dm_clone_rs: message"),
             }),
             GFP_KERNEL,
-        )?)
+        )?;
+        // They have each other until `dtr`, which is called from here on.
+        target.mapping.set_copier(target.engine.clone());
+        Ok(target)
     }
 
     fn dtr(&self) {
@@ -113,14 +122,15 @@ impl Target for CloneTarget {
     }
 
     #[inline]
-    fn map<'a>(&self, bio: MappedBio<'a>, effect: &mut Effect) -> MapResult<'a> {
-        self.mapping.map(&self.backing, bio, effect)
+    fn map<'a>(&self, bio: MappedBio<'a, Effect>) -> MapResult<'a> {
+        self.mapping.map(bio)
     }
 
     #[inline]
-    fn end_io(&self, effect: Effect, status: Status) {
-        self.engine
-            .wake_if(self.mapping.end(effect, !status.is_ok()));
+    fn end_io<'a>(&self, bio: EndingBio<'a, Effect>) -> EndResult<'a> {
+        let (result, wake) = self.mapping.end(bio);
+        self.engine.wake_if(wake);
+        result
     }
 
     fn presuspend(&self, how: Suspend) {
@@ -193,6 +203,14 @@ impl Target for CloneTarget {
         (&self.backing, access)
     }
 
+    /// What is written back for a file system must not change on its way to two devices. The rest
+    /// is as the backing device has it.
+    fn io_hints(&self, limits: &mut Limits<'_>) {
+        if self.options.mode == Mode::Mirror {
+            limits.set_stable_writes();
+        }
+    }
+
     /// The backing range only, so that the mapped device has the limits that dm-linear would give
     /// it; what the clone lacks is none of the user's business.
     fn iterate_devices(&self, devices: &IterateDevices<'_>) -> c_int {
@@ -214,6 +232,14 @@ impl CloneTarget {
             && self.backing.is(&other.backing)
             && self.clone.is(&other.clone)
             && self.mapping.geometry.is_alike(&other.mapping.geometry)
+    }
+
+    /// Whether a mode is possible with these devices.
+    fn check_mode(&self, mode: Mode) -> Result<(), &'static CStr> {
+        match mode {
+            Mode::Track => Ok(()),
+            Mode::Mirror => devices::check_mirror(&self.backing, &self.clone),
+        }
     }
 
     /// Whether bios may have so many sectors.

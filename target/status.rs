@@ -5,6 +5,7 @@
 use super::CloneTarget;
 use crate::{
     abstractions::device_mapper::Target,
+    mapping::Mode,
     rmw::{Counters, Health, State},
 };
 use kernel::{fmt::Write, prelude::*};
@@ -16,7 +17,7 @@ pub(super) fn info(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt::
     let geometry = &target.mapping.geometry;
     write!(
         text,
-        "{} {} track {} {}/{} {} {}",
+        "{} {} {} {} {}/{} {} {}",
         match progress.state {
             State::Idle => "idle",
             State::Copying => "copying",
@@ -28,6 +29,7 @@ pub(super) fn info(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt::
             Health::Errors => "errors",
             Health::Detached => "detached",
         },
+        mode_name(target.mapping.mode()),
         geometry.region_size(),
         progress.regions.in_sync,
         geometry.regions(),
@@ -40,11 +42,14 @@ pub(super) fn info(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt::
         read_errors,
         clone_errors,
     } = progress.counters;
+    let (held, fallback) = target.mapping.counters();
     named(
         text,
         &[
             ("copied", copied),
             ("recopied", recopied),
+            ("held", held),
+            ("fallback", fallback),
             ("read_errors", read_errors),
             ("clone_errors", clone_errors),
         ],
@@ -80,7 +85,12 @@ pub(super) fn table(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt:
     let progress = target.engine.progress();
     target
         .options
-        .in_force(geometry, progress.pipeline, progress.rate)
+        .in_force(
+            geometry,
+            target.mapping.mode(),
+            progress.pipeline,
+            progress.rate,
+        )
         .write(text)
 }
 
@@ -91,11 +101,19 @@ pub(super) fn ima(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt::R
     text.write_fmt(fmt!(
         "target_name=clone-rs,target_version={major}.{minor}.{patch},\
          backing_device_name={},backing_start={},clone_device_name={},clone_start={},\
-         region_size={},mode=track;",
+         region_size={},mode={};",
         *target.backing,
         geometry.backing_start(),
         *target.clone,
         geometry.clone_start(),
-        geometry.region_size()
+        geometry.region_size(),
+        mode_name(target.mapping.mode())
     ))
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Track => "track",
+        Mode::Mirror => "mirror",
+    }
 }

@@ -18,6 +18,30 @@ __rust_helper bool rust_helper_bdev_is_zoned(struct block_device *bdev)
 	return bdev_is_zoned(bdev);
 }
 
+__rust_helper bool rust_helper_bdev_write_cache(struct block_device *bdev)
+{
+	return bdev_write_cache(bdev);
+}
+
+__rust_helper unsigned int rust_helper_bdev_max_discard_sectors(struct block_device *bdev)
+{
+	return bdev_max_discard_sectors(bdev);
+}
+
+__rust_helper unsigned int rust_helper_bdev_write_zeroes_sectors(struct block_device *bdev)
+{
+	return bdev_write_zeroes_sectors(bdev);
+}
+
+__rust_helper bool rust_helper_bdev_has_crypto_profile(struct block_device *bdev)
+{
+#ifdef CONFIG_BLK_INLINE_ENCRYPTION
+	return bdev_get_queue(bdev)->crypto_profile;
+#else
+	return false;
+#endif
+}
+
 __rust_helper unsigned int rust_helper_bdev_logical_block_size(struct block_device *bdev)
 {
 	return bdev_logical_block_size(bdev);

@@ -3,16 +3,21 @@
 //! Block I/O requests.
 //!
 //! A bio's owner is told by its type. One that device-mapper shows to a target is a
-//! [`MappedBio`](super::device_mapper::MappedBio). One of our own is a [`BufferedBio`]: it is
-//! filled in, given away by [`submit`], and comes back to its owner's [`BioOwner::end_io`], once.
+//! [`MappedBio`](super::device_mapper::MappedBio). One of our own is a [`BufferedBio`], with memory
+//! of its own, or a [`TwinBio`], with that of a user's bio: it is filled in, given away by
+//! [`submit`], and comes back to its owner's [`BioOwner::end_io`], once.
 //!
 //! C header: [`include/linux/bio.h`](srctree/include/linux/bio.h)
 
 mod buffered;
 mod set;
+mod submit;
+mod twin;
 
-pub(crate) use buffered::{submit, BioOwner, BufferedBio, Priority};
+pub(crate) use buffered::{BufferedBio, Priority};
 pub(crate) use set::BioSet;
+pub(crate) use submit::{submit, BioOwner, OwnBio};
+pub(crate) use twin::TwinBio;
 
 use crate::abstractions::bindings;
 use kernel::prelude::*;
@@ -62,7 +67,20 @@ pub(crate) struct Status(kernel::bindings::blk_status_t);
 
 impl Status {
     /// `BLK_STS_IOERR`.
-    pub(super) const IO_ERROR: Self = Self(bindings::BLK_STS_IOERR);
+    pub(crate) const IO_ERROR: Self = Self(bindings::BLK_STS_IOERR);
+    /// `BLK_STS_AGAIN`: it would have had to wait.
+    pub(crate) const AGAIN: Self = Self(bindings::BLK_STS_AGAIN);
+    /// `BLK_STS_NOTSUPP`.
+    pub(crate) const NOT_SUPPORTED: Self = Self(bindings::BLK_STS_NOTSUPP);
+    /// `BLK_STS_TARGET`: the device does not know the command, or what it asks for.
+    pub(crate) const TARGET: Self = Self(bindings::BLK_STS_TARGET);
+    /// `BLK_STS_INVAL`: the device can't take it in this shape.
+    pub(crate) const INVALID: Self = Self(bindings::BLK_STS_INVAL);
+
+    /// The value for C.
+    pub(super) fn raw(self) -> kernel::bindings::blk_status_t {
+        self.0
+    }
 
     /// Wraps a value of C.
     pub(super) fn new(status: kernel::bindings::blk_status_t) -> Self {

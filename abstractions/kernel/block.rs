@@ -60,6 +60,30 @@ impl BlockDevice {
         unsafe { bindings::bdev_is_zoned(self.as_raw()) }
     }
 
+    /// Whether the device has a write cache that is lost without a flush (`bdev_write_cache`).
+    pub(crate) fn has_write_cache(&self) -> bool {
+        // SAFETY: The device is open by the type's invariants.
+        unsafe { bindings::bdev_write_cache(self.as_raw()) }
+    }
+
+    /// Whether discards are of any use (`bdev_max_discard_sectors`).
+    pub(crate) fn can_discard(&self) -> bool {
+        // SAFETY: The device is open by the type's invariants.
+        unsafe { bindings::bdev_max_discard_sectors(self.as_raw()) > 0 }
+    }
+
+    /// Whether the device can write zeroes without being sent any (`bdev_write_zeroes_sectors`).
+    pub(crate) fn can_write_zeroes(&self) -> bool {
+        // SAFETY: The device is open by the type's invariants.
+        unsafe { bindings::bdev_write_zeroes_sectors(self.as_raw()) > 0 }
+    }
+
+    /// Whether the device encrypts what it is told to (`struct blk_crypto_profile`).
+    pub(crate) fn encrypts_inline(&self) -> bool {
+        // SAFETY: The device is open by the type's invariants.
+        unsafe { bindings::bdev_has_crypto_profile(self.as_raw()) }
+    }
+
     /// The smallest unit of I/O, in bytes (`bdev_logical_block_size`).
     pub(crate) fn logical_block_size(&self) -> u32 {
         // SAFETY: The device is open by the type's invariants.

@@ -25,15 +25,18 @@
 
 mod ctr;
 mod device;
+mod held_bio;
 mod mapped_bio;
 mod mapped_device;
 mod name;
 mod operations;
+mod per_bio;
 mod registration;
 mod text;
 
 pub(crate) use ctr::{Args, BioCounts, Constructor, CtrError};
 pub(crate) use device::Device;
+pub(crate) use held_bio::{EndResult, EndingBio, HeldBio, HeldList};
 pub(crate) use mapped_bio::{MapResult, MappedBio};
 pub(crate) use mapped_device::MappedDevice;
 pub(crate) use name::DeviceName;
@@ -41,10 +44,12 @@ pub(crate) use operations::{
     Features,
     IoctlAccess,
     IterateDevices,
+    Limits,
     Reply,
     StatusType,
     Suspend,
     Target, //
 };
+pub(crate) use per_bio::{BioShare, ShareList};
 pub(crate) use registration::{Instances, Registration};
 pub(crate) use text::Text;

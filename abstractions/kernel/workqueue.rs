@@ -29,16 +29,17 @@ unsafe impl Send for OwnedQueue {}
 unsafe impl Sync for OwnedQueue {}
 
 impl OwnedQueue {
-    /// Allocates a queue (`alloc_workqueue`).
+    /// Allocates a queue (`alloc_workqueue`) of whose work at most `most` runs at a time, or as
+    /// much as the kernel sees fit where that is 0.
     ///
     /// Context: process, may sleep. Errors: `ENOMEM`.
-    pub(crate) fn new(name: &CStr) -> Result<Self> {
+    pub(crate) fn new(name: &CStr, most: u16) -> Result<Self> {
         // SAFETY: The format takes one string, and copies it.
         let queue = unsafe {
             bindings::alloc_workqueue_noprof(
                 c"%s".as_char_ptr(),
                 bindings::wq_flags_WQ_MEM_RECLAIM | bindings::wq_flags_WQ_UNBOUND,
-                0,
+                most.into(),
                 name.as_char_ptr(),
             )
         };

@@ -2,12 +2,11 @@
 
 //! A bio of our own, with the memory that it reads into and writes from.
 
-use super::{BioSet, Status, SECTOR_SIZE};
+use super::{BioSet, OwnBio, SECTOR_SIZE};
 use crate::abstractions::{bindings, device_mapper::Device};
 use core::ptr::NonNull;
 use kernel::{
     page::PAGE_SIZE,
-    pr_warn_once,
     prelude::*,
     sync::Arc, //
 };
@@ -189,6 +188,13 @@ impl BufferedBio {
     }
 }
 
+// SAFETY: A prepared bio has all that it needs, which stays with it while it is in flight.
+unsafe impl OwnBio for BufferedBio {
+    fn take_prepared(&mut self) -> Option<NonNull<kernel::bindings::bio>> {
+        core::mem::take(&mut self.prepared).then_some(self.bio)
+    }
+}
+
 /// How urgent a bio is, for schedulers that look at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Priority {
@@ -221,51 +227,6 @@ fn order_for(bytes: usize) -> u32 {
         .div_ceil(PAGE_SIZE)
         .next_power_of_two()
         .trailing_zeros()
-}
-
-/// What owns a bio, goes away with it, and is given back when it ended.
-pub(crate) trait BioOwner: Send + Sized + 'static {
-    /// The bio to submit.
-    fn bio(self: Pin<&mut Self>) -> &mut BufferedBio;
-
-    /// The bio ended. Context: any, hard interrupts among them.
-    fn end_io(owner: Pin<KBox<Self>>, status: Status);
-}
-
-/// Submits the owner's bio (`submit_bio`); [`BioOwner::end_io`] gets the owner back, perhaps before
-/// this returns. A bio that was not prepared since it was submitted last ends with an error.
-///
-/// Context: process; may wait for a free request of the device.
-pub(crate) fn submit<T: BioOwner>(mut owner: Pin<KBox<T>>) {
-    let buffered = T::bio(owner.as_mut());
-    let bio = buffered.bio.as_ptr();
-    if !core::mem::take(&mut buffered.prepared) {
-        pr_warn_once!("a bio was submitted that nobody prepared\n");
-        return T::end_io(owner, Status::IO_ERROR);
-    }
-    // SAFETY: Nothing is moved out of the box: it is pinned again in `end_io`.
-    let owner = KBox::into_raw(unsafe { Pin::into_inner_unchecked(owner) });
-    // SAFETY: The bio was not in flight, and the owner that has it is out of everybody's reach.
-    let fields = unsafe { &mut *bio };
-    fields.bi_private = owner.cast();
-    fields.bi_end_io = Some(end_io::<T>);
-    // SAFETY: The bio was prepared, and its device is kept open by the owner; it is given away.
-    unsafe { kernel::bindings::submit_bio(bio) }
-}
-
-/// The `bi_end_io` of [`submit`].
-///
-/// # Safety
-///
-/// Called by the block layer, once for each `submit::<T>` of this bio.
-unsafe extern "C" fn end_io<T: BioOwner>(bio: *mut kernel::bindings::bio) {
-    // SAFETY: The block layer has ended the bio, and gives it back.
-    let bio = unsafe { &*bio };
-    let status = Status(bio.bi_status);
-    // SAFETY: `submit` put the box there, and nobody else takes it out.
-    let owner = unsafe { KBox::from_raw(bio.bi_private.cast::<T>()) };
-    // SAFETY: The box was pinned in `submit`, and has not moved.
-    T::end_io(unsafe { Pin::new_unchecked(owner) }, status);
 }
 
 #[kunit_tests(clone_rs_buffered_bio)]

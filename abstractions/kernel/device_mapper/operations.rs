@@ -3,10 +3,12 @@
 //! The interface that a target implements, and its callbacks in C's shape.
 
 use super::{
-    registration::Registration, Args, Constructor, CtrError, Device, Instances, MapResult,
-    MappedBio, MappedDevice, Text,
+    per_bio::{self, Head, PerBio},
+    registration::Registration,
+    Args, Constructor, CtrError, Device, EndResult, EndingBio, Instances, MapResult, MappedBio,
+    MappedDevice, Text,
 };
-use crate::abstractions::{bindings, bio::Status, block::BlockDevice, mm};
+use crate::abstractions::{bindings, block::BlockDevice, mm};
 use core::{marker::PhantomData, ptr::NonNull};
 use kernel::{
     error::{from_result, VTABLE_DEFAULT_ERROR},
@@ -75,6 +77,16 @@ pub(crate) enum Suspend {
     NoFlush,
 }
 
+/// The limits of a mapped device (`struct queue_limits`).
+pub(crate) struct Limits<'a>(&'a mut kernel::bindings::queue_limits);
+
+impl Limits<'_> {
+    /// Pages must not change while they are written (`BLK_FEAT_STABLE_WRITES`).
+    pub(crate) fn set_stable_writes(&mut self) {
+        self.0.features |= bindings::BLK_FEAT_STABLE_WRITES;
+    }
+}
+
 /// The callout of `iterate_devices`.
 pub(crate) struct IterateDevices<'a> {
     ti: *mut bindings::dm_target,
@@ -114,7 +126,7 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
     const FEATURES: Features;
 
     /// What a bio takes along from [`map`](Self::map) to [`end_io`](Self::end_io)
-    /// (`per_io_data_size`).
+    /// (`per_io_data_size`); the default one goes into `map`.
     type BioData: Copy + Default + Send;
 
     /// Makes a target of a table line. Context: process; the old table may be live.
@@ -125,11 +137,11 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
     fn dtr(&self);
 
     /// Decides where a bio goes. Context: process; must not wait for I/O of the same device.
-    fn map<'a>(&self, bio: MappedBio<'a>, data: &mut Self::BioData) -> MapResult<'a>;
+    fn map<'a>(&self, bio: MappedBio<'a, Self::BioData>) -> MapResult<'a>;
 
-    /// A bio that was remapped has ended, which its owner hears of after this. Context: any, hard
-    /// interrupts among them.
-    fn end_io(&self, _data: Self::BioData, _status: Status) {
+    /// A bio has ended, and all shares of it are gone; its owner hears of it after this. Context:
+    /// any, hard interrupts among them.
+    fn end_io<'a>(&self, _bio: EndingBio<'a, Self::BioData>) -> EndResult<'a> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -171,6 +183,11 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
 
     /// Says which device an ioctl goes to. Context: process.
     fn prepare_ioctl(&self) -> (&BlockDevice, IoctlAccess) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Changes the limits that the mapped device has from those devices. Context: process.
+    fn io_hints(&self, _limits: &mut Limits<'_>) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -274,7 +291,8 @@ impl<T: Target> OperationsVTable<T> {
                         // the box out.
                         unsafe {
                             (*ti).private = private.cast();
-                            (*ti).per_io_data_size = Self::BIO_DATA_SIZE as c_uint;
+                            (*ti).per_io_data_size = per_bio::size::<T::BioData>() as c_uint;
+                            (*ti).set_accounts_remapped_io(true);
                         }
                         return Ok(());
                     }
@@ -317,23 +335,6 @@ impl<T: Target> OperationsVTable<T> {
         unsafe { Self::put_devices(ti, devices) };
     }
 
-    /// The size of the data of a bio, so that its alignment is that of what follows it.
-    const BIO_DATA_SIZE: usize = {
-        assert!(align_of::<T::BioData>() <= align_of::<u64>());
-        size_of::<T::BioData>().next_multiple_of(align_of::<u64>())
-    };
-
-    /// Returns the data of a bio (`dm_per_bio_data`).
-    ///
-    /// # Safety
-    ///
-    /// `bio` must be one that device-mapper calls a target of this type with.
-    #[inline]
-    unsafe fn bio_data(bio: *mut kernel::bindings::bio) -> *mut T::BioData {
-        // SAFETY: By this function's rules; the core has made room for that size.
-        unsafe { bindings::dm_per_bio_data(bio, Self::BIO_DATA_SIZE) }.cast()
-    }
-
     /// # Safety
     ///
     /// Called by device-mapper between `ctr` and `dtr`, with a clone that is the target's.
@@ -343,34 +344,44 @@ impl<T: Target> OperationsVTable<T> {
     ) -> c_int {
         // SAFETY: `map` runs between `ctr` and `dtr`.
         let private = unsafe { Self::private(ti) };
-        let mut data = T::BioData::default();
-        let code = {
-            // SAFETY: device-mapper never passes NULL.
-            let bio = unsafe { NonNull::new_unchecked(bio) };
-            // SAFETY: The bio is this call's, and taken once.
-            let bio = unsafe { MappedBio::new(bio) };
-            private.target.map(bio, &mut data).code() as c_int
+        // SAFETY: By this function's rules.
+        let own = unsafe { per_bio::per_bio::<T::BioData>(bio) };
+        // SAFETY: The core has made room for it, and uses it for nothing else.
+        unsafe {
+            own.write(PerBio {
+                head: Head::new(),
+                data: T::BioData::default(),
+            })
         };
-        // SAFETY: By this function's rules; the core sends the bio on only after this call.
-        unsafe { Self::bio_data(bio).write(data) };
-        code
+        // SAFETY: device-mapper never passes NULL.
+        let bio = unsafe { NonNull::new_unchecked(bio) };
+        // SAFETY: The bio is this call's, and taken once.
+        let bio = unsafe { MappedBio::new(bio, own) };
+        private.target.map(bio).code() as c_int
     }
 
     /// # Safety
     ///
-    /// Called by device-mapper between `ctr` and `dtr`, with a bio that `map` has remapped.
+    /// Called by device-mapper between `ctr` and `dtr`, with a bio that `map` has remapped or held.
     unsafe extern "C" fn end_io_callback(
         ti: *mut bindings::dm_target,
         bio: *mut kernel::bindings::bio,
         error: *mut kernel::bindings::blk_status_t,
     ) -> c_int {
+        // SAFETY: By this function's rules.
+        let own = unsafe { per_bio::per_bio::<T::BioData>(bio) };
         // SAFETY: `map` has written it.
-        let data = unsafe { Self::bio_data(bio).read() };
+        if !unsafe { &(*own.as_ptr()).head }.is_last_end() {
+            return bindings::DM_ENDIO_INCOMPLETE as c_int;
+        }
+        // SAFETY: By this function's rules: it is a variable of the caller's.
+        let status = unsafe { &mut *error };
+        // SAFETY: device-mapper never passes NULL.
+        let bio = unsafe { NonNull::new_unchecked(bio) };
+        // SAFETY: The bio has ended, and the last share of it is gone.
+        let bio = unsafe { EndingBio::new(bio, own, status) };
         // SAFETY: By this function's rules.
-        let status = Status::new(unsafe { *error });
-        // SAFETY: By this function's rules.
-        unsafe { Self::private(ti) }.target.end_io(data, status);
-        bindings::DM_ENDIO_DONE as c_int
+        unsafe { Self::private(ti) }.target.end_io(bio).code() as c_int
     }
 
     /// # Safety
@@ -514,6 +525,21 @@ impl<T: Target> OperationsVTable<T> {
         })
     }
 
+    /// # Safety
+    ///
+    /// Called by device-mapper between `ctr` and `dtr`; `limits` is valid for writes.
+    unsafe extern "C" fn io_hints_callback(
+        ti: *mut bindings::dm_target,
+        limits: *mut kernel::bindings::queue_limits,
+    ) {
+        // SAFETY: By this function's rules: they are the caller's.
+        let limits = unsafe { &mut *limits };
+        // SAFETY: By this function's rules.
+        unsafe { Self::private(ti) }
+            .target
+            .io_hints(&mut Limits(limits));
+    }
+
     /// Makes the `target_type` to register.
     pub(super) fn build(module: &'static ThisModule) -> bindings::target_type {
         bindings::target_type {
@@ -533,6 +559,7 @@ impl<T: Target> OperationsVTable<T> {
             status: Some(Self::status_callback),
             message: optional!(T::HAS_MESSAGE, Self::message_callback),
             prepare_ioctl: optional!(T::HAS_PREPARE_IOCTL, Self::prepare_ioctl_callback),
+            io_hints: optional!(T::HAS_IO_HINTS, Self::io_hints_callback),
             iterate_devices: Some(Self::iterate_devices_callback),
             ..pin_init::zeroed()
         }

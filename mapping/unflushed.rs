@@ -6,7 +6,7 @@
 //! what was written since it was sent. A write is marked when it has ended, so whatever is marked
 //! before a flush is sent was on the clone by then.
 
-use crate::mapping::geometry::{Geometry, Range, Span};
+use super::geometry::{Geometry, Range, Span};
 use kernel::prelude::*;
 
 /// The most chunks.
@@ -80,29 +80,34 @@ impl Unflushed {
         self.sent.fill(false);
     }
 
-    /// The clone may have lost what is marked: the regions of one more chunk, which is forgotten.
-    pub(super) fn lost(&mut self) -> Option<Span> {
-        let found = [&mut self.sent, &mut self.current]
-            .into_iter()
-            .find_map(|marks| {
-                let chunk = marks.iter().position(|mark| *mark)?;
-                *marks.get_mut(chunk)? = false;
-                Some(chunk)
-            });
-        let Some(chunk) = found else {
+    /// The clone may have lost what is marked: the regions of the first chunk from `from` on, which
+    /// is forgotten, and where to go on. From chunk 0 to the end in this way is all that was marked
+    /// before the first call; what is marked meanwhile is found or not.
+    pub(super) fn lost(&mut self, from: usize) -> Option<(Span, usize)> {
+        if from == 0 {
             self.sectors = 0;
-            return None;
-        };
+        }
+        let marks = self
+            .sent
+            .iter_mut()
+            .zip(self.current.iter_mut())
+            .enumerate();
+        let (chunk, (sent, current)) = marks
+            .skip(from)
+            .find(|(_, (sent, current))| **sent || **current)?;
+        (*sent, *current) = (false, false);
         let start = (chunk as u64) << self.shift;
         let len = (1 << self.shift).min(self.geometry.len() - start);
         let range = self.geometry.range(start, len)?;
-        Some(self.geometry.touched(range))
+        Some((self.geometry.touched(range), chunk + 1))
     }
 
     /// Takes over the marks of a target that nobody uses any more, as far as both go.
     pub(super) fn adopt(&mut self, mut other: Self) {
         let geometry = self.geometry;
-        while let Some(span) = other.lost() {
+        let mut from = 0;
+        while let Some((span, next)) = other.lost(from) {
+            from = next;
             let range = other.geometry.sectors(span);
             let end = range.end().min(geometry.len());
             if let Some(range) = geometry.range(range.start(), end.saturating_sub(range.start())) {
@@ -122,7 +127,9 @@ mod tests {
 
     fn lost(marks: &mut Unflushed) -> Result<KVec<(u64, u64)>> {
         let mut spans = KVec::with_capacity(8, GFP_KERNEL)?;
-        while let Some(span) = marks.lost() {
+        let mut from = 0;
+        while let Some((span, next)) = marks.lost(from) {
+            from = next;
             spans.push((span.first(), span.end()), GFP_KERNEL)?;
         }
         Ok(spans)

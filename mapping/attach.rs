@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is known of the clone as a device: whether bios go there, what it may have lost, and what
+//! users' writes do to it. Context: process where not said otherwise.
+
+use super::{
+    duplicate::Twin,
+    geometry::Range,
+    in_flight::CAPACITY,
+    traffic::{Mode, Traffic},
+    unflushed::Unflushed,
+    Mapping, Wake,
+};
+use kernel::{prelude::*, sync::atomic::Relaxed};
+
+impl Mapping {
+    /// From here on regions may be in sync.
+    pub(crate) fn engage(&self) {
+        self.change(|traffic| traffic.engaged = true);
+    }
+
+    /// The mode.
+    pub(crate) fn mode(&self) -> Mode {
+        self.traffic.lock().mode
+    }
+
+    /// Changes the mode. What is on its way ends by the rules by which it began. Errors: `ENOMEM`.
+    pub(crate) fn set_mode(&self, mode: Mode) -> Result {
+        let mut twins = KVVec::new();
+        if mode == Mode::Mirror && !self.traffic.lock().has_twins {
+            twins = KVVec::with_capacity(CAPACITY, GFP_KERNEL)?;
+            Twin::fill(&mut twins, &self.queue)?;
+        }
+        self.change(|traffic| {
+            traffic.mode = mode;
+            if !twins.is_empty() {
+                core::mem::swap(&mut traffic.twins, &mut twins);
+                traffic.has_twins = true;
+            }
+        });
+        Ok(())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Traffic)) {
+        let mut traffic = self.traffic.lock();
+        change(&mut traffic);
+        let mirrors = traffic.mode == Mode::Mirror && traffic.engaged;
+        traffic.mirrored |= mirrors;
+        self.mirrors.store(mirrors, Relaxed);
+    }
+
+    /// Whether bios go to the clone. Context: any.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.traffic.lock().attached
+    }
+
+    /// Bios go to the clone again.
+    pub(crate) fn attach(&self) {
+        self.traffic.lock().attached = true;
+    }
+
+    /// No bio goes to the clone from here on, which may have lost what was not flushed. Returns
+    /// whether that is news.
+    pub(crate) fn detach(&self) -> bool {
+        let mut traffic = self.traffic.lock();
+        let news = core::mem::replace(&mut traffic.attached, false);
+        traffic.losses += u64::from(news);
+        news
+    }
+
+    /// The clone has lost what was not flushed; bios go there.
+    pub(crate) fn lose(&self) -> Wake {
+        self.traffic.lock().losses += 1;
+        self.step_back()
+    }
+
+    /// How often the clone may have lost what was written on it.
+    pub(crate) fn losses(&self) -> u64 {
+        self.traffic.lock().losses
+    }
+
+    /// What was written on the clone since its last flush is dirty again. What is written later is
+    /// known to be lost, or not, by [`losses`](Self::losses).
+    pub(crate) fn suspect_unflushed(&self) -> Wake {
+        let mut wake = Wake::No;
+        let mut from = 0;
+        loop {
+            // A mark goes and its regions are dirty in one step: who finds none may rely on that.
+            let mut traffic = self.traffic.lock();
+            let Some((span, next)) = traffic.unflushed.lost(from) else {
+                return wake;
+            };
+            from = next;
+            self.regions.suspect(span, traffic.mirrored);
+            drop(traffic);
+            if self.step_back() == Wake::Yes {
+                wake = Wake::Yes;
+            }
+        }
+    }
+
+    /// A range was written on the clone. Context: any.
+    pub(crate) fn mark_unflushed(&self, range: Range) {
+        self.traffic.lock().unflushed.mark(range);
+    }
+
+    /// Sectors written on the clone since a flush was sent.
+    pub(crate) fn unflushed_sectors(&self) -> u64 {
+        self.traffic.lock().unflushed.sectors()
+    }
+
+    /// Writes that have waited for a copy, and sectors of reads that the clone has answered.
+    pub(crate) fn counters(&self) -> (u64, u64) {
+        let traffic = self.traffic.lock();
+        (traffic.held, traffic.fallback)
+    }
+
+    /// See [`Mapping::adopt`].
+    pub(super) fn adopt_traffic(&self, other: &Self) {
+        let mut unflushed = Unflushed::none(other.geometry);
+        let (engaged, mirrored, counters) = {
+            let mut theirs = other.traffic.lock();
+            core::mem::swap(&mut theirs.unflushed, &mut unflushed);
+            let counters = (theirs.held, theirs.fallback);
+            (theirs.engaged, theirs.mirrored, counters)
+        };
+        let mut ours = Unflushed::none(self.geometry);
+        core::mem::swap(&mut self.traffic.lock().unflushed, &mut ours);
+        ours.adopt(unflushed);
+        self.change(|traffic| {
+            core::mem::swap(&mut traffic.unflushed, &mut ours);
+            traffic.engaged |= engaged;
+            traffic.mirrored |= mirrored;
+            (traffic.held, traffic.fallback) = counters;
+        });
+    }
+}

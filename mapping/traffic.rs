@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is on its way to the devices and has to be known of, and what may go.
+//!
+//! All of it is under one lock, so each decision is one step, together with the look at the regions
+//! that it depends on:
+//!
+//! - a bio is *admitted*: its entry and its route are decided at once, and a job that claims its
+//!   regions comes either before that, so that they are seen to be claimed, or after it, so that
+//!   the entry is seen;
+//! - regions are *claimed*: only where nothing is on its way that also goes to the clone;
+//! - a bio *leaves*: what it leaves dirty is dirty before.
+//!
+//! Nobody waits for a copy, but for regions that were copied in vain again and again: a job *holds*
+//! writes to these, one job at a time. It waits until nothing is on its way to them any more, and
+//! what comes meanwhile waits for the job. No bio waits for two holds.
+
+use super::{
+    duplicate::Twin,
+    flush::Flushes,
+    geometry::{Geometry, Range},
+    in_flight::{Entry, InFlight, Kind, Ticket, CAPACITY},
+    region::{self, RegionMap},
+    route::{Effect, Intent, What},
+    unflushed::Unflushed,
+};
+use crate::abstractions::{device_mapper::HeldList, workqueue::OwnedQueue};
+use kernel::{prelude::*, sync::Arc};
+
+/// What user writes do to the clone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Nothing at once: they make regions dirty.
+    Track,
+    /// Where both devices are the same, they reach both.
+    Mirror,
+}
+
+/// What the lock protects.
+pub(super) struct Traffic {
+    pub(super) mode: Mode,
+    /// Whether regions may be in sync: before anything was copied nothing is.
+    pub(super) engaged: bool,
+    /// Whether something may have been written on both devices.
+    pub(super) mirrored: bool,
+    /// Whether bios go to the clone.
+    pub(super) attached: bool,
+    /// How often the clone may have lost what was written on it.
+    pub(super) losses: u64,
+    pub(super) in_flight: InFlight,
+    /// What may not go yet, in order of arrival.
+    pub(super) waiting: HeldList<Effect>,
+    /// What is to be sent to the backing device once more.
+    pub(super) again: HeldList<Effect>,
+    /// Reads that the clone is to answer.
+    pub(super) fallbacks: HeldList<Effect>,
+    /// Whether one had to wait because there was no room for it.
+    pub(super) crowded: bool,
+    /// Bios for the clone.
+    pub(super) twins: KVVec<Pin<KBox<Twin>>>,
+    /// Whether there are any: not before the mode is `mirror`.
+    pub(super) has_twins: bool,
+    /// Whether somebody wants to hear when an entry leaves.
+    pub(super) watched: bool,
+    /// The regions whose job has writes wait, and the hold's number.
+    pub(super) hold: Option<(Range, u64)>,
+    /// How many holds there were.
+    pub(super) holds: u64,
+    /// Not while the device is being suspended.
+    pub(super) may_hold: bool,
+    pub(super) unflushed: Unflushed,
+    pub(super) flushes: Flushes,
+    /// How many writes have waited for a hold.
+    pub(super) held: u64,
+    /// Sectors of reads that the clone has answered.
+    pub(super) fallback: u64,
+}
+
+/// What becomes of a bio.
+pub(super) enum Admitted {
+    /// It has to wait.
+    Wait,
+    /// It goes.
+    Go(Entered),
+}
+
+/// A bio that goes.
+pub(super) struct Entered {
+    pub(super) ticket: Ticket,
+    pub(super) range: Range,
+    pub(super) kind: Kind,
+    /// For the clone, where it goes there, too.
+    pub(super) leg: Option<Pin<KBox<Twin>>>,
+}
+
+impl Traffic {
+    pub(super) fn new(geometry: Geometry, mode: Mode, queue: &Arc<OwnedQueue>) -> Result<Self> {
+        let mut twins = KVVec::with_capacity(CAPACITY, GFP_KERNEL)?;
+        if mode == Mode::Mirror {
+            Twin::fill(&mut twins, queue)?;
+        }
+        Ok(Self {
+            mode,
+            engaged: false,
+            mirrored: false,
+            attached: true,
+            losses: 0,
+            in_flight: InFlight::new()?,
+            waiting: HeldList::new(),
+            again: HeldList::new(),
+            fallbacks: HeldList::new(),
+            crowded: false,
+            twins,
+            has_twins: mode == Mode::Mirror,
+            watched: false,
+            hold: None,
+            holds: 0,
+            may_hold: false,
+            unflushed: Unflushed::new(geometry)?,
+            flushes: Flushes::new(),
+            held: 0,
+            fallback: 0,
+        })
+    }
+
+    /// Whether writes go to both devices where these are the same.
+    pub(super) fn mirrors(&self) -> bool {
+        self.mode == Mode::Mirror && self.engaged && self.attached
+    }
+
+    /// Whether all that come have to wait, since others wait for room.
+    fn is_crowded(&self) -> bool {
+        self.crowded && !self.waiting.is_empty()
+    }
+
+    /// Decides where a bio goes, and enters it. One that may be split may be admitted in part: its
+    /// range becomes shorter. `behind` is set where it would overtake one that overlaps it.
+    pub(super) fn admit(
+        &mut self,
+        geometry: &Geometry,
+        regions: &RegionMap,
+        intent: &mut Intent,
+        may_split: bool,
+        behind: bool,
+    ) -> Admitted {
+        if self.must_wait_for_hold(intent) {
+            return Admitted::Wait;
+        }
+        if self.is_crowded() {
+            return Admitted::Wait;
+        }
+        let mut range = intent.range;
+        let both = self.mirrors();
+        let kind = match intent.what {
+            What::Discard => Kind::Discard,
+            What::BackingOnly => Kind::Plain,
+            What::Write if !both => Kind::Plain,
+            What::Write => {
+                let span = geometry.touched(range);
+                let (kind, end) = regions.kind(span);
+                let mixed = end < span.end();
+                if mixed && may_split {
+                    let border = geometry.first_sector(end);
+                    (range, _) = range.split(border - range.start());
+                }
+                match kind {
+                    region::Kind::Behind if !mixed || may_split => Kind::Plain,
+                    region::Kind::Behind | region::Kind::InSync => Kind::Duplicate,
+                }
+            }
+        };
+        if kind != Kind::Plain && (behind || self.in_flight.conflict(range).is_some()) {
+            return Admitted::Wait;
+        }
+        let leg = if both && kind != Kind::Plain {
+            let twin = self.twins.pop();
+            if twin.is_none() {
+                self.crowded = true;
+                return Admitted::Wait;
+            }
+            twin
+        } else {
+            None
+        };
+        let entry = Entry {
+            range,
+            kind,
+            losses: self.losses,
+            missed: false,
+            again: false,
+        };
+        match self.in_flight.enter(entry) {
+            Some(ticket) => {
+                intent.range = range;
+                Admitted::Go(Entered {
+                    ticket,
+                    range,
+                    kind,
+                    leg,
+                })
+            }
+            None => {
+                if let Some(leg) = leg {
+                    let _ = self.twins.push_within_capacity(leg);
+                }
+                self.crowded = true;
+                Admitted::Wait
+            }
+        }
+    }
+
+    /// Whether a bio has to wait for the job that holds writes to its regions.
+    fn must_wait_for_hold(&mut self, intent: &mut Intent) -> bool {
+        match (self.hold, intent.hold) {
+            (Some((range, number)), None) if range.overlaps(intent.range) => {
+                intent.hold = Some(number);
+                true
+            }
+            (Some((_, number)), Some(waits_for)) => number == waits_for,
+            (_, _) => false,
+        }
+    }
+
+    /// Whether a bio that has waited for a job is still to go on to some of these sectors: it will
+    /// not wait again, and would have the next hold be in vain.
+    pub(super) fn has_been_held(&self, range: Range) -> bool {
+        self.waiting.any(|effect| {
+            matches!(effect, Effect::Waiting(intent)
+                if intent.hold.is_some() && intent.range.overlaps(range))
+        })
+    }
+
+    /// Whether a job may have writes wait now.
+    pub(super) fn may_hold(&self) -> bool {
+        self.mirrors() && self.may_hold && self.hold.is_none()
+    }
+}
