@@ -80,7 +80,7 @@ class Loading:
         self.device.copy_and_wait(0, length)
         self.clone.expect_copy(0, self.backing, 0, length)
         self.clone.check("after all the faults")
-        assert len(workers()) == 1
+        assert len(workers()) == 2
         self.device.remove()
         self.unused.check()
 

@@ -88,7 +88,8 @@ def test_single_bad_block(rig: Rig, kernel_log: Guard, policy: str, kind: str) -
     wait_for_event(pair.device, event + 1)
     status = pair.device.wait_paused()
     copied = (REGIONS - 1 if policy == "skip" else 20) * REGION
-    wanted = {"copied": copied, "recopied": 0, "read_errors": 0, "clone_errors": 0}
+    wanted = dict.fromkeys(("recopied", "held", "fallback", "read_errors", "clone_errors"), 0)
+    wanted["copied"] = copied
     assert status.counters == wanted | {COUNTERS[side]: REGION}
     assert (status.in_sync, status.skipped, status.total) == (in_sync, 0, REGIONS)
     assert status.health == ("detached" if policy == "detach" else "errors")

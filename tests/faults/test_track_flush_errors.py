@@ -182,7 +182,9 @@ def test_each_gibibyte(rig: Rig, kernel_log: Guard, fails: bool) -> None:
     device = rig.clone(backing, clone, features=(*TRACK, "depth", 2, "batch", BATCH))
     trace = rig.bio_trace(clone)
     device.start()
-    device.wait_for(lambda status: status.state != "copying", "at rest", timeout=60)
+    device.wait_for(
+        lambda status: status.state != "copying" and not status.copying, "at rest", timeout=60
+    )
     assert_quiet(clone)
     status = device.clone_status()
     bios = trace.bios(clone)

@@ -177,14 +177,14 @@ def test_others_have_the_memory(rig: Rig, kernel_log: Guard) -> None:
     """Regions that are within the bound, but more than what is free: ENOMEM, and nobody is killed
     for them."""
     allow_refusals(kernel_log)
-    # Half a byte each, together a sixteenth to an eighth of the memory.
-    regions = 1 << (memory("MemTotal") * 1024 // 8 * 2).bit_length() - 1
+    # A byte each, together a sixteenth to an eighth of the memory.
+    regions = 1 << (memory("MemTotal") * 1024 // 8).bit_length() - 1
     disks = [rig.mapped(f"0 {8 * regions} zero").disk for _ in range(2)]
     features = (*TRACK, "region_size", 8, "depth", 1, "batch", 8)
     table, device = clone_table(*disks, features=features), rig.clone_of(None)
     device.load(table)
     device.clear()
-    taken = (memory("MemAvailable") << 10) - regions // 4
+    taken = (memory("MemAvailable") << 10) - regions // 2
     hog = subprocess.Popen([sys.executable, "-c", HOG, str(taken)], stdout=subprocess.PIPE)
     rig.until_end(hog)
     assert hog.stdout.readline() == b"ready\n"

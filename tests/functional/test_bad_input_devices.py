@@ -132,10 +132,10 @@ def test_too_many_regions(below: Below, length: int, features: str) -> None:
 
 
 def test_the_most_regions(rig: Rig, kernel_log: Guard) -> None:
-    """As many regions of 4 KiB as an eighth of the memory holds, at half a byte each, are made, and
+    """As many regions of 4 KiB as an eighth of the memory holds, at a byte each, are made, and
     copied at the very end. Twice as many are ENOMEM, so are 2^31, which can still be counted."""
     allow_refusals(kernel_log)
-    regions = 1 << (memory("MemTotal") * 1024 // 8 * 2).bit_length() - 1
+    regions = 1 << (memory("MemTotal") * 1024 // 8).bit_length() - 1
     backing, clone = (rig.mapped(f"0 {8 << 31} zero").disk for _ in range(2))
     features = (*TRACK, "region_size", 8, "depth", 1, "batch", 8)
     ours = rig.clone(backing, clone, length=8 * regions, features=features)

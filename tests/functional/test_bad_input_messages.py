@@ -31,12 +31,13 @@ MAX_RANGES = 64
 REGION = 128
 # The messages, and how many arguments they have.
 ARGUMENTS = {"start": 0, "pause": 0, "finish": 0, "errors": 0, "copy": 2, "skip": 2}
-ARGUMENTS |= {"depth": 1, "batch": 1, "rate": 1}
+ARGUMENTS |= {"depth": 1, "batch": 1, "rate": 1, "mode": 1}
 # What a tunable must be.
 TUNABLES = {
     "depth": "depth must be from 1 to 256",
     "batch": "batch must be a multiple of 8 from 8 to 16384",
     "rate": "rate must be a number of KiB a second below 2^32",
+    "mode": "mode must be track, mirror or snapshot",
 }
 
 
@@ -73,7 +74,7 @@ def refuse(
     [
         *("nonsense", "cop 0 8", "copyy 0 8", "0 8", "x" * 9000, "star", "started", "resume"),
         *("stop", "finish_", "skipp 0 8", "depths 4", "batc 8", "rates 0", "error", "errors_"),
-        *("verify", "mode mirror", "mode track", "autostart", "final 8", "region_size 8"),
+        *("verify", "modes track", "autostart", "final 8", "region_size 8"),
     ],
     ids=lambda message: message[:20],
 )

@@ -80,6 +80,14 @@ def test_attaching_changes_nothing(rig: Rig, kind: str) -> None:
     assert not unlike(before, limits(device.disk)), "after detaching"
 
 
+def test_a_mirror_has_stable_pages(rig: Rig) -> None:
+    """The one difference, of tables that say mirror: pages that are written back do not change."""
+    backing = rig.null_blk(cache_size=1)
+    linear = rig.linear(backing)
+    mapped = rig.clone(backing, rig.null_blk(), features=("mode", "mirror"))
+    assert unlike(limits(linear.disk), limits(mapped.disk)) == {"queue/stable_writes": ("0", "1")}
+
+
 def test_not_dax(rig: Rig) -> None:
     """DAX is not offered: stores of the processor could not be copied."""
     device = rig.clone(rig.brd(), rig.null_blk())

@@ -34,7 +34,9 @@ def test_info_of_a_new_device(rig: Rig) -> None:
         counters=status.counters,
         tunables=status.tunables,
     )
-    assert status.counters == {"copied": 0, "recopied": 0, "read_errors": 0, "clone_errors": 0}
+    assert status.counters == dict.fromkeys(
+        ("copied", "recopied", "held", "fallback", "read_errors", "clone_errors"), 0
+    )
     assert status.tunables == {"depth": 8, "batch": 2048, "rate": 0}
     assert status.dirty == regions
     assert ours.errors() == ErrorList([], 0)

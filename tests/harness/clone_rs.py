@@ -175,6 +175,10 @@ class CloneDevice(Device):
         """Set `depth`, `batch` or `rate`."""
         self._act(f"{name} {value}", at)
 
+    def set_mode(self, mode: str, at: int = 0) -> None:
+        """Change what user writes do to the clone."""
+        self._act(f"mode {mode}", at)
+
     def errors(self, at: int = 0) -> ErrorList:
         """What has failed since the last `start`."""
         return ErrorList.parse(self.message("errors", sector=at))

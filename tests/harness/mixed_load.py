@@ -69,11 +69,15 @@ class Zeroing:
 
 class MixedLoad:
     """fio with many writes of 512 B to 1 MiB and flushes in flight, and Zeroing, each on a part of
-    the device."""
+    the device. From the sector `free` on are 96 KiB that nothing is done to."""
 
     def __init__(self, rig: Rig, disk: Disk, **options: object):
         part = min(disk.sectors // disk.block // 4, 2048 // disk.block) * disk.block
         first = disk.sectors - part
+        # What is too small for that has no such place.
+        free = 192 if part > 768 else 0
+        self.free = first
+        part -= free
         load = STEADY | {
             "size": first * SECTOR,
             "bsrange": f"{disk.block * SECTOR}-1m",
@@ -84,7 +88,7 @@ class MixedLoad:
         before = disk.counters().reads
         self._fio = rig.fio(disk, **load | options)
         wait_until(lambda: disk.counters().reads > before or not self.running, "fio to verify")
-        self._zeroing = Zeroing(rig, disk, first, part)
+        self._zeroing = Zeroing(rig, disk, first + free, part)
 
     @property
     def running(self) -> bool:

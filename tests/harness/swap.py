@@ -2,6 +2,8 @@
 """Swap on a mapped device, and processes whose pages go there."""
 
 import contextlib
+import ctypes
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,15 +33,32 @@ def swap_used() -> int:
     return sum(int(line.split()[3]) for line in lines)
 
 
+_libc = ctypes.CDLL(None, use_errno=True)
+MCL_CURRENT, MCL_FUTURE = 1, 2
+
+
+@contextlib.contextmanager
+def in_memory() -> Iterator[None]:
+    """Nothing of this process is swapped out: it may be the one to resume the device."""
+    if _libc.mlockall(MCL_CURRENT | MCL_FUTURE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    try:
+        yield
+    finally:
+        _libc.munlockall()
+
+
 @contextlib.contextmanager
 def swap_on(disk: Disk) -> Iterator[None]:
     """Swap on a disk, for the time of a with block."""
     run("mkswap", disk.path)
-    run("swapon", disk.path)
-    try:
-        yield
-    finally:
-        run("swapoff", disk.path)
+    with in_memory():
+        run("swapon", disk.path)
+        try:
+            yield
+        finally:
+            run("swapoff", disk.path)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@
 from collections.abc import Callable
 
 from harness import io
-from harness.clone_rs import TRACK, CloneDevice, Status, clone_table
+from harness.clone_rs import CloneDevice, Status, clone_table
 from harness.data import SECTOR, assert_same, stamped
 from harness.disk import Disk
 from harness.image import Image
@@ -30,6 +30,7 @@ class Pair:
         features: tuple = (),
         gated: bool = False,
         device: bool = True,
+        mode: str = "track",
     ):
         self.backing = Image(backing, "backing")
         self.clone = Image(clone, "clone")
@@ -43,7 +44,7 @@ class Pair:
         if gated:
             self.backing_gate, self.clone_gate = rig.gate(backing), rig.gate(clone)
             self.below = (self.backing_gate.disk, self.clone_gate.disk)
-        self.features = (*TRACK, *features)
+        self.features = ("mode", mode, *features)
         self.table = self.line()
         self.start = self.number = 0
         if device:

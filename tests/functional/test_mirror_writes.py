@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Where each write goes in mode mirror: what is in sync reaches both devices, the rest the backing
+device only, and overlapping writes reach both in one order.
+"""
+
+import os
+
+from harness import io
+from harness.bio_trace import Bio, BioTrace
+from harness.data import SECTOR, stamped
+from harness.disk import Disk
+from harness.rig import Rig
+from harness.track import Pair
+from harness.wait import wait_until
+
+REGION = 64
+LENGTH = 32 * REGION
+EXACT = ("region_size", REGION, "depth", 1, "batch", REGION)
+
+
+class Mirror(Pair):
+    """A pair of null_blk disks in mode mirror, of which some regions are in sync, and a trace of
+    what is written on both."""
+
+    def __init__(
+        self,
+        rig: Rig,
+        in_sync: tuple[int, int] | None = None,
+        disks: tuple[Disk, Disk] | None = None,
+    ):
+        queue = {"discard": 1, "cache_size": 1}
+        super().__init__(
+            rig,
+            *(disks or (rig.null_blk(1, **queue), rig.null_blk(1, **queue))),
+            offsets=(8, 16),
+            length=LENGTH - 64,
+            features=EXACT,
+            gated=True,
+            mode="mirror",
+        )
+        if in_sync is None:
+            self.device.start_and_wait()
+        else:
+            first, count = in_sync
+            self.device.copy_and_wait(first * REGION, count * REGION)
+        self.trace: BioTrace = rig.bio_trace(*self.below)
+
+    def written(self) -> tuple[list[Bio], list[Bio]]:
+        """What both have got since the last call, in sectors of the target, without reads."""
+        found = []
+        for disk, offset in zip(self.below, self.offsets, strict=True):
+            found.append(
+                [
+                    bio._replace(sector=bio.sector - offset if bio.count else 0)
+                    for bio in self.trace.bios(disk)
+                    if not bio.kind.startswith("R")
+                ]
+            )
+        self.trace.clear()
+        return found[0], found[1]
+
+
+def places(bios: list[Bio]) -> list[tuple[int, int]]:
+    """Where they write."""
+    return [(bio.sector, bio.count) for bio in bios]
+
+
+def test_in_sync_reaches_both(rig: Rig) -> None:
+    """A write to what is in sync is on both devices when it ends, and all stays in sync."""
+    pair = Mirror(rig)
+    for sector, count in ((0, 8), (100, 1), (REGION - 1, 2), (3 * REGION, 5 * REGION)):
+        data = stamped("user", sector, count)
+        pair.write(sector, data)
+        backing, clone = pair.written()
+        assert places(backing) == places(clone) == [(sector, count)]
+        assert io.read(pair.clone.disk, 16 + sector, count) == data
+    status = pair.device.clone_status()
+    assert (status.state, status.in_sync) == ("complete", status.total)
+    pair.expect_copy()
+    pair.check("after the writes")
+
+
+def test_behind_reaches_the_backing_device(rig: Rig) -> None:
+    """A write to what is dirty goes to the backing device only, and is copied later."""
+    pair = Mirror(rig, in_sync=(0, 4))
+    pair.write(5 * REGION, stamped("user", 0, 16))
+    assert [places(bios) for bios in pair.written()] == [[(5 * REGION, 16)], []]
+    pair.device.start_and_wait()
+    pair.expect_copy()
+    pair.check("after the rest was copied")
+
+
+def test_is_split_where_it_must(rig: Rig) -> None:
+    """A write that spans what is in sync and what is not goes in two parts."""
+    pair = Mirror(rig, in_sync=(2, 2))
+    pair.write(REGION + 32, stamped("user", 0, 3 * REGION))
+    backing, clone = pair.written()
+    assert places(backing) == [(96, 32), (128, 128), (256, 32)]
+    assert places(clone) == [(128, 128)]
+    assert pair.device.clone_status().in_sync == 2
+    pair.device.start_and_wait()
+    pair.expect_copy()
+    pair.check("after the rest was copied")
+
+
+def test_what_may_not_be_split(rig: Rig) -> None:
+    """Zeroes over all: one bio for the backing device, and one for each run that is in sync."""
+    pair = Mirror(rig, (2, 2), (rig.loop(1), rig.loop(1)))
+    pair.device.copy_and_wait(6 * REGION, REGION)
+    pair.written()
+    with io.direct(pair.device.disk) as fd:
+        io.fallocate(fd, io.FALLOC_FL_PUNCH_HOLE | io.FALLOC_FL_KEEP_SIZE, 32, 8 * REGION)
+    pair.backing.expect(8 + 32, bytes(8 * REGION * SECTOR))
+    backing, clone = pair.written()
+    assert places(backing) == [(32, 8 * REGION)]
+    assert places(clone) == [(128, 128), (6 * REGION, REGION)]
+    assert pair.device.clone_status().in_sync == 3
+    pair.device.start_and_wait()
+    pair.expect_copy()
+    pair.check("after the rest was copied")
+
+
+def test_overlapping_writes_keep_their_order(rig: Rig) -> None:
+    """A write that overlaps one in flight is not sent to either device before that has ended on
+    both; one beside it is."""
+    pair = Mirror(rig)
+    pair.clone_gate.suspend()
+    first = rig.background(pair.write, 0, stamped("first", 0, 16))
+    wait_until(lambda: len(pair.trace.bios(pair.below[1])) == 1, "the first write")
+    second = rig.background(pair.write, 8, stamped("second", 0, 16))
+    beside = rig.background(pair.write, 32, stamped("beside", 0, 16))
+    wait_until(lambda: len(pair.trace.bios(pair.below[1])) == 2, "the write beside it")
+    backing, clone = pair.written()
+    assert places(backing) == places(clone) == [(0, 16), (32, 16)]
+    assert first.running and second.running and beside.running
+    pair.clone_gate.resume()
+    for write in (first, second, beside):
+        write.result()
+    backing, clone = pair.written()
+    assert places(backing) == places(clone) == [(8, 16)]
+    pair.backing.expect(8 + 8, stamped("second", 0, 16))
+    pair.expect_copy()
+    pair.check("after both")
+    assert pair.device.clone_status().counters["held"] == 0
+
+
+def test_flush_and_fua(rig: Rig) -> None:
+    """Of a complete copy both devices are flushed and forced to the medium; before that the clone
+    is not."""
+    pair = Mirror(rig, in_sync=(0, 4))
+    with io.direct(pair.device.disk) as fd:
+        io.pwrite(fd, 64 * 6, stamped("user", 0, 8))
+        os.fsync(fd)
+        backing, clone = pair.written()
+        assert [bio.kind[0] for bio in backing if not bio.count] == ["F"]
+        assert clone == []
+    pair.device.start_and_wait()
+    pair.written()
+    with io.direct(pair.device.disk) as fd:
+        io.pwrite(fd, 8, stamped("user", 1, 8), os.RWF_DSYNC)
+        os.fsync(fd)
+    backing, clone = pair.written()
+    assert len([bio for bio in clone if bio.kind.startswith("F")]) >= 1
+    writes = [[bio for bio in bios if bio.count] for bios in (backing, clone)]
+    assert writes[0][0].kind.rstrip("I") == writes[1][0].kind.rstrip("I")
+
+
+def test_without_a_cache_above(rig: Rig) -> None:
+    """Nobody flushes a backing device without a write cache: what goes to the clone is forced to
+    its medium."""
+    backing, clone = rig.null_blk(1), rig.null_blk(1, cache_size=1, fua=1)
+    pair = Pair(rig, backing, clone, features=EXACT, mode="mirror")
+    pair.device.start_and_wait()
+    trace = rig.bio_trace(backing, clone)
+    pair.write(0, stamped("user", 0, 8))
+    assert [bio.kind for bio in trace.bios(backing)] == ["WS"]
+    assert [bio.kind for bio in trace.bios(clone)] == ["WFS"]
+
+
+def test_discards(rig: Rig) -> None:
+    """A discard reaches both devices; what it covers whole is skipped, what it touches dirty."""
+    pair = Mirror(rig)
+    with io.direct(pair.device.disk) as fd:
+        io.range_ioctl(fd, io.BLKDISCARD, 32, 3 * REGION)
+    backing, clone = pair.written()
+    assert places(backing) == [(32, 3 * REGION)]
+    assert (32, 3 * REGION) in places(clone)
+    status = pair.device.wait_complete()
+    assert (status.skipped, status.in_sync) == (2, status.total - 2)
+    # What is written there is on both, and the rest of the region is not needed.
+    data = stamped("user", 0, 8)
+    pair.write(REGION + 8, data)
+    assert io.read(pair.clone.disk, 16 + REGION + 8, 8) == data
+    assert pair.device.clone_status().skipped == 2
+
+
+def test_sizes_and_offsets(rig: Rig) -> None:
+    """Around pages and regions; the devices begin at sectors of their own."""
+    pair = Mirror(rig)
+    for sector in (0, 1, 63, 64, 65):
+        for count in (1, 7, 8, 9, 63, 64, 65, 127, 128, 129):
+            pair.write(sector, stamped(f"w{sector}n{count}", sector, count))
+            pair.expect_copy()
+            pair.check(f"after {count} sectors at {sector}")
+    status = pair.device.clone_status()
+    assert (status.state, status.in_sync) == ("complete", status.total)
+
+
+def test_nobody_waits_for_a_copy(rig: Rig) -> None:
+    """While jobs hang on the clone, writes to their regions and to others end on the backing
+    device; none is held."""
+    pair = Mirror(rig, in_sync=(0, 2))
+    pair.device.tune("depth", 4)
+    pair.clone_gate.suspend()
+    pair.device.start()
+    wait_until(lambda: len(pair.trace.bios(pair.below[1])) == 4, "jobs to hang")
+    for region in range(2, 12):
+        pair.write(region * REGION, stamped("user", region, 8))
+    status = pair.device.clone_status()
+    assert (status.copying, status.counters["held"]) == (4, 0)
+    pair.clone_gate.resume()
+    pair.device.wait_complete()
+    pair.expect_copy()
+    pair.check("after all was copied")
+
+
+def test_writes_are_held_for_a_copy_in_the_end(rig: Rig) -> None:
+    """A region that is written whenever it is copied: for its third copy a write waits, and is
+    counted; after that the region is in sync, and the write reaches both devices."""
+    pair = Mirror(rig, in_sync=(0, 4))
+    for turn in range(2):
+        pair.backing_gate.suspend()
+        pair.device.copy(5 * REGION, REGION)
+        wait_until(lambda: pair.trace.bios(pair.below[0]), "the job's read")
+        write = rig.background(pair.write, 5 * REGION, stamped(f"w{turn}", 0, 8))
+        wait_until(lambda: len(pair.trace.bios(pair.below[0])) == 2, "the write")
+        pair.backing_gate.resume()
+        write.result()
+        pair.device.wait_idle()
+        assert pair.device.clone_status().counters["held"] == 0
+        pair.trace.clear()
+    pair.backing_gate.suspend()
+    pair.device.copy(5 * REGION, REGION)
+    wait_until(lambda: pair.trace.bios(pair.below[0]), "the job's read")
+    write = rig.background(pair.write, 5 * REGION, stamped("held", 0, 8))
+    wait_until(lambda: pair.device.clone_status().counters["held"] == 1, "the write to be held")
+    assert len(pair.trace.bios(pair.below[0])) == 1
+    pair.backing_gate.resume()
+    write.result()
+    pair.device.wait_idle()
+    assert pair.device.clone_status().in_sync == 5
+    backing, clone = pair.written()
+    assert places(backing) == [(5 * REGION, 8)]
+    writes = [bio for bio in clone if bio.count]
+    assert places(writes) == [(5 * REGION, REGION), (5 * REGION, 8)]
+
+
+def test_a_hold_is_bounded(rig: Rig) -> None:
+    """A write that is held for a job that hangs goes on after a second; the job's regions are
+    copied later."""
+    pair = Mirror(rig, in_sync=(0, 4))
+    for turn in range(2):
+        pair.backing_gate.suspend()
+        pair.device.copy(5 * REGION, REGION)
+        wait_until(lambda: pair.trace.bios(pair.below[0]), "the job's read")
+        write = rig.background(pair.write, 5 * REGION, stamped(f"w{turn}", 0, 8))
+        wait_until(lambda: len(pair.trace.bios(pair.below[0])) == 2, "the write")
+        pair.backing_gate.resume()
+        write.result()
+        pair.device.wait_idle()
+        pair.trace.clear()
+    pair.clone_gate.suspend()
+    pair.device.copy(5 * REGION, REGION)
+    wait_until(lambda: pair.trace.bios(pair.below[1]), "the job's write to hang")
+    pair.write(5 * REGION, stamped("late", 0, 8))
+    status = pair.device.clone_status()
+    assert (status.counters["held"], status.copying) == (1, 1)
+    pair.clone_gate.resume()
+    pair.device.start_and_wait()
+    pair.expect_copy()
+    pair.check("after all was copied")
