@@ -65,6 +65,21 @@ def places(bios: list[Bio]) -> list[tuple[int, int]]:
     return [(bio.sector, bio.count) for bio in bios]
 
 
+def copy_in_vain(rig: Rig, pair: Mirror) -> None:
+    """Twice a write to region 5 ends while the region is copied; none is held."""
+    for turn in range(2):
+        pair.backing_gate.suspend()
+        pair.device.copy(5 * REGION, REGION)
+        wait_until(lambda: pair.trace.bios(pair.below[0]), "the job's read")
+        write = rig.background(pair.write, 5 * REGION, stamped(f"w{turn}", 0, 8))
+        wait_until(lambda: len(pair.trace.bios(pair.below[0])) == 2, "the write")
+        pair.backing_gate.resume()
+        write.result()
+        pair.device.wait_idle()
+        assert pair.device.clone_status().counters["held"] == 0
+        pair.trace.clear()
+
+
 def test_in_sync_reaches_both(rig: Rig) -> None:
     """A write to what is in sync is on both devices when it ends, and all stays in sync."""
     pair = Mirror(rig)
@@ -228,17 +243,7 @@ def test_writes_are_held_for_a_copy_in_the_end(rig: Rig) -> None:
     """A region that is written whenever it is copied: for its third copy a write waits, and is
     counted; after that the region is in sync, and the write reaches both devices."""
     pair = Mirror(rig, in_sync=(0, 4))
-    for turn in range(2):
-        pair.backing_gate.suspend()
-        pair.device.copy(5 * REGION, REGION)
-        wait_until(lambda: pair.trace.bios(pair.below[0]), "the job's read")
-        write = rig.background(pair.write, 5 * REGION, stamped(f"w{turn}", 0, 8))
-        wait_until(lambda: len(pair.trace.bios(pair.below[0])) == 2, "the write")
-        pair.backing_gate.resume()
-        write.result()
-        pair.device.wait_idle()
-        assert pair.device.clone_status().counters["held"] == 0
-        pair.trace.clear()
+    copy_in_vain(rig, pair)
     pair.backing_gate.suspend()
     pair.device.copy(5 * REGION, REGION)
     wait_until(lambda: pair.trace.bios(pair.below[0]), "the job's read")
@@ -259,16 +264,7 @@ def test_a_hold_is_bounded(rig: Rig) -> None:
     """A write that is held for a job that hangs goes on after a second; the job's regions are
     copied later."""
     pair = Mirror(rig, in_sync=(0, 4))
-    for turn in range(2):
-        pair.backing_gate.suspend()
-        pair.device.copy(5 * REGION, REGION)
-        wait_until(lambda: pair.trace.bios(pair.below[0]), "the job's read")
-        write = rig.background(pair.write, 5 * REGION, stamped(f"w{turn}", 0, 8))
-        wait_until(lambda: len(pair.trace.bios(pair.below[0])) == 2, "the write")
-        pair.backing_gate.resume()
-        write.result()
-        pair.device.wait_idle()
-        pair.trace.clear()
+    copy_in_vain(rig, pair)
     pair.clone_gate.suspend()
     pair.device.copy(5 * REGION, REGION)
     wait_until(lambda: pair.trace.bios(pair.below[1]), "the job's write to hang")
