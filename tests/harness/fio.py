@@ -17,6 +17,8 @@ STEADY = {
     "verify": "crc32c",
     "verify_fatal": 1,
     "verify_backlog": 64,
+    # Of two writes in flight to one place nobody knows which will be the last.
+    "serialize_overlap": 1,
     "time_based": 1,
     "runtime": 300,
 }
