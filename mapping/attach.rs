@@ -4,9 +4,8 @@
 //! users' writes do to it. Context: process where not said otherwise.
 
 use super::{
-    duplicate::Twin,
     geometry::Range,
-    in_flight::CAPACITY,
+    stock::Stock,
     traffic::{Mode, Traffic},
     unflushed::Unflushed,
     Mapping, Wake,
@@ -26,16 +25,16 @@ impl Mapping {
 
     /// Changes the mode. What is on its way ends by the rules by which it began. Errors: `ENOMEM`.
     pub(crate) fn set_mode(&self, mode: Mode) -> Result {
-        let mut twins = KVVec::new();
-        if mode == Mode::Mirror && !self.traffic.lock().has_twins {
-            twins = KVVec::with_capacity(CAPACITY, GFP_KERNEL)?;
-            Twin::fill(&mut twins, &self.queue)?;
+        let mut stock = Stock::empty();
+        if mode == Mode::Mirror && !self.traffic.lock().is_stocked {
+            stock = Stock::new(&self.queue, self.may_move())?;
         }
         self.change(|traffic| {
             traffic.mode = mode;
-            if !twins.is_empty() {
-                core::mem::swap(&mut traffic.twins, &mut twins);
-                traffic.has_twins = true;
+            // Another message may have been as fast: what it brought may be in use.
+            if mode == Mode::Mirror && !traffic.is_stocked {
+                core::mem::swap(&mut traffic.stock, &mut stock);
+                traffic.is_stocked = true;
             }
         });
         Ok(())

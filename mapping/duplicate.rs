@@ -17,11 +17,11 @@ use super::{
     region,
     route::Effect,
     traffic::{Entered, Traffic},
-    Mapping, Wake,
+    Held, Mapping, Wake,
 };
 use crate::abstractions::{
-    bio::{self, BioOwner, BioSet, Status, TwinBio},
-    device_mapper::{BioShare, EndResult, EndingBio},
+    bio::{self, BioOwner, BioSet, BufferedBio, Status, TwinBio},
+    device_mapper::{BioShare, EndResult, EndingBio, MappedBio},
     workqueue::{enqueue, OwnedQueue, QueuedItem},
 };
 use kernel::{
@@ -58,25 +58,19 @@ impl_has_work! {
 }
 
 impl Twin {
-    /// Allocates as many as there is room for. Context: process, may sleep. Errors: `ENOMEM`.
-    pub(super) fn fill(pool: &mut KVVec<Pin<KBox<Self>>>, queue: &Arc<OwnedQueue>) -> Result {
-        let count = pool.capacity() - pool.len();
-        let set = Arc::pin_init(BioSet::new(0), GFP_KERNEL)?;
-        for _ in 0..count {
-            let bio = TwinBio::new(set.clone())?;
-            let queue = queue.clone();
-            let twin = KBox::pin_init(
-                pin_init!(Self {
-                    work <- new_work!("dm_clone_rs::Twin::work"),
-                    queue,
-                    bio,
-                    flight: None,
-                }),
-                GFP_KERNEL,
-            )?;
-            pool.push_within_capacity(twin).map_err(|_| ENOMEM)?;
-        }
-        Ok(())
+    /// Allocates one. Context: process, may sleep. Errors: `ENOMEM`.
+    pub(super) fn new(set: &Arc<BioSet>, queue: &Arc<OwnedQueue>) -> Result<Pin<KBox<Self>>> {
+        let bio = TwinBio::new(set.clone())?;
+        let queue = queue.clone();
+        KBox::pin_init(
+            pin_init!(Self {
+                work <- new_work!("dm_clone_rs::Twin::work"),
+                queue,
+                bio,
+                flight: None,
+            }),
+            GFP_KERNEL,
+        )
     }
 }
 
@@ -166,6 +160,32 @@ fn send(mut twin: Pin<KBox<Twin>>, flight: Flight, share: BioShare) {
     bio::submit(twin);
 }
 
+/// A bio that was just admitted: in `map`, or after it has waited.
+pub(super) trait Admittee {
+    fn move_data(&mut self, memory: KBox<BufferedBio>) -> Result;
+    fn share(&mut self) -> BioShare;
+}
+
+impl Admittee for MappedBio<'_, Effect> {
+    fn move_data(&mut self, memory: KBox<BufferedBio>) -> Result {
+        self.move_data(memory)
+    }
+
+    fn share(&mut self) -> BioShare {
+        self.share()
+    }
+}
+
+impl Admittee for Held {
+    fn move_data(&mut self, memory: KBox<BufferedBio>) -> Result {
+        self.move_data(memory)
+    }
+
+    fn share(&mut self) -> BioShare {
+        self.share()
+    }
+}
+
 impl Traffic {
     /// Whether a bio may be sent to the backing device once more.
     fn may_go_again(&mut self, ticket: Ticket) -> bool {
@@ -176,9 +196,16 @@ impl Traffic {
 }
 
 impl Mapping {
-    /// A bio was admitted: its twin goes to the clone, if it has one, with a share of it. Context:
-    /// process.
-    pub(super) fn send_twin(self: &Arc<Self>, entered: Entered, share: Option<BioShare>) {
+    /// A bio was admitted: its twin goes to the clone, if it has one, with a share of it. Where its
+    /// memory does not do, both write from ours. Context: process.
+    pub(super) fn send_twin(self: &Arc<Self>, mut entered: Entered, bio: &mut impl Admittee) {
+        if let Some(copy) = entered.copy.take() {
+            if bio.move_data(copy).is_err() {
+                pr_warn_once!("a write's data could not be copied\n");
+                self.missed(entered.ticket);
+            }
+        }
+        let share = entered.leg.is_some().then(|| bio.share());
         if entered.kind == Kind::Discard {
             // Before it is sent: a write that ends later wins.
             if let Some(span) = self.geometry.covered(entered.range) {
@@ -237,20 +264,24 @@ impl Mapping {
         // leaves nothing to be copied. SCSI disks say so only when they are asked to.
         let unfit = [Status::NOT_SUPPORTED, Status::INVALID].contains(&status)
             || !has_data && status == Status::TARGET;
-        if let Some(entry) = self.traffic.lock().in_flight.get_mut(flight.ticket) {
-            entry.missed |= flight.kind == Kind::Duplicate;
+        if flight.kind == Kind::Duplicate {
+            self.missed(flight.ticket);
         }
         if let Some(copier) = self.copier().filter(|_| !unfit) {
             copier.clone_failed(flight.piece, status.to_errno());
         }
     }
 
+    /// Something of a bio does not reach the clone that should.
+    fn missed(&self, ticket: Ticket) {
+        if let Some(entry) = self.traffic.lock().in_flight.get_mut(ticket) {
+            entry.missed = true;
+        }
+    }
+
     /// The twin goes back to the pool.
     fn put_home(&self, twin: Pin<KBox<Twin>>) {
-        let mut traffic = self.traffic.lock();
-        if traffic.twins.push_within_capacity(twin).is_err() {
-            pr_warn_once!("more bios for the clone came home than there are\n");
-        }
+        self.traffic.lock().stock.give_back_twin(twin);
     }
 
     /// A bio that was in the table has ended on all devices. Context: any.
@@ -296,6 +327,9 @@ impl Mapping {
                 wake = Wake::Yes;
             }
             traffic.in_flight.leave(ticket);
+        }
+        if let Some(copy) = bio.take_moved() {
+            traffic.stock.give_back_copy(copy);
         }
         if !traffic.waiting.is_empty() {
             self.kick();

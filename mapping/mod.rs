@@ -29,12 +29,13 @@ mod in_flight;
 pub(crate) mod phase;
 pub(crate) mod region;
 mod route;
+mod stock;
 mod traffic;
 mod unflushed;
 mod wait;
 
 use crate::abstractions::{
-    bio::Status,
+    bio::{MemoryLayout, Op, Status},
     device_mapper::{Device, EndResult, EndingBio, HeldBio, MapResult, MappedBio},
     sync::lock::irq_spinlock::{new_irq_spinlock, IrqSpinLock},
     workqueue::{self, OwnedQueue, RepeatedItem},
@@ -54,6 +55,7 @@ use phase::Phase;
 use region::RegionMap;
 pub(crate) use route::Effect;
 use route::{route, Request, Route, Rules};
+use stock::{Stock, COPY_SECTORS};
 pub(crate) use traffic::Mode;
 use traffic::{Admitted, Traffic};
 
@@ -75,6 +77,8 @@ pub(crate) struct Legs {
     /// Whether the clone can be told to write zeroes, and to discard.
     pub(crate) clone_zeroes: bool,
     pub(crate) clone_discards: bool,
+    /// How the clone wants data to lie in memory, where the backing device is content with less.
+    clone_layout: Option<MemoryLayout>,
 }
 
 impl Legs {
@@ -87,10 +91,23 @@ impl Legs {
             // No medium is forced to write zeroes at once.
             clone_zeroes: clone.can_write_zeroes() && !clone_fua,
             clone_discards: clone.can_discard(),
+            clone_layout: Some(clone.memory_layout())
+                .filter(|layout| layout.is_stricter_than(backing.memory_layout())),
             backing,
             clone,
         }
     }
+}
+
+/// What users' bios do to the clone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// The mode to begin with.
+    pub(crate) mode: Mode,
+    /// Whether discards make regions dirty.
+    pub(crate) strict_discard: bool,
+    /// Whether writes to both devices go through memory of our own, which nobody changes.
+    pub(crate) stable: bool,
 }
 
 /// What is known of each region of a target, and kept true by all that its bios and jobs do.
@@ -103,7 +120,7 @@ pub(crate) struct Mapping {
     pub(crate) regions: RegionMap,
     pub(crate) phase: Phase,
     pub(crate) legs: Legs,
-    strict_discard: bool,
+    settings: Settings,
     /// Whether writes may have to reach both devices: read without the lock.
     mirrors: Atomic<bool>,
     #[pin]
@@ -149,19 +166,22 @@ impl Mapping {
     pub(crate) fn new(
         geometry: Geometry,
         legs: Legs,
-        mode: Mode,
-        strict_discard: bool,
+        settings: Settings,
         queue: Arc<OwnedQueue>,
     ) -> Result<Arc<Self>> {
         let regions = RegionMap::new(geometry.regions())?;
-        let traffic = Traffic::new(geometry, mode, &queue)?;
+        let may_move = settings.stable || legs.clone_layout.is_some();
+        let stock = (settings.mode == Mode::Mirror)
+            .then(|| Stock::new(&queue, may_move))
+            .transpose()?;
+        let traffic = Traffic::new(geometry, settings.mode, stock)?;
         Arc::pin_init(
             pin_init!(Self {
                 geometry,
                 regions,
                 phase: Phase::new(),
                 legs,
-                strict_discard,
+                settings,
                 mirrors: Atomic::new(false),
                 traffic <- new_irq_spinlock!(traffic, "dm_clone_rs::Mapping::traffic"),
                 copier <- new_irq_spinlock!(None, "dm_clone_rs::Mapping::copier"),
@@ -203,7 +223,7 @@ impl Mapping {
         let rules = Rules {
             mirrors: self.mirrors.load(Relaxed),
             clone_zeroes: self.legs.clone_zeroes,
-            strict_discard: self.strict_discard,
+            strict_discard: self.settings.strict_discard,
         };
         match route(&self.geometry, rules, &request) {
             Route::Remap { sector, effect } => {
@@ -229,6 +249,10 @@ impl Mapping {
         mut intent: route::Intent,
     ) -> MapResult<'a> {
         let may_split = bio.may_be_split();
+        intent.moved = bio.op() == Op::Write && self.must_move(&bio);
+        if intent.moved && may_split && intent.range.len() > COPY_SECTORS {
+            (intent.range, _) = intent.range.split(COPY_SECTORS);
+        }
         let mut traffic = self.traffic.lock();
         let behind = traffic.is_behind(&intent);
         match traffic.admit(
@@ -243,6 +267,7 @@ impl Mapping {
                     drop(traffic);
                     return bio.end(Status::AGAIN);
                 }
+                bio.accept(u32::try_from(intent.range.len()).unwrap_or(u32::MAX));
                 *bio.data_mut() = Effect::Waiting(intent);
                 let (held, result) = bio.hold();
                 traffic.held += u64::from(intent.hold.is_some());
@@ -254,14 +279,24 @@ impl Mapping {
                 // No more than the range that was admitted; the rest comes again.
                 bio.accept(u32::try_from(entered.range.len()).unwrap_or(u32::MAX));
                 *bio.data_mut() = Effect::Entry(entered.ticket);
-                let share = entered.leg.is_some().then(|| bio.share());
-                self.send_twin(entered, share);
+                self.send_twin(entered, &mut bio);
                 bio.remap(
                     &self.legs.backing,
                     self.geometry.backing_sector(intent.range),
                 )
             }
         }
+    }
+
+    /// Whether a write's data may have to be moved to memory of ours.
+    fn may_move(&self) -> bool {
+        self.settings.stable || self.legs.clone_layout.is_some()
+    }
+
+    /// Whether this one's has to, if it is to reach both devices.
+    fn must_move(&self, bio: &MappedBio<'_, Effect>) -> bool {
+        let unfit = |layout| !bio.fits(layout);
+        self.settings.stable || self.legs.clone_layout.is_some_and(unfit)
     }
 
     /// A user's bio has ended, on both devices where it had to reach both; its owner has not heard

@@ -59,6 +59,8 @@ pub(crate) enum Effect {
 pub(crate) struct Intent {
     pub(super) range: Range,
     pub(super) what: What,
+    /// Whether both devices have to get its data from memory of ours.
+    pub(super) moved: bool,
     /// Which hold it waits for, or has waited for: no bio waits for a second one.
     pub(super) hold: Option<u64>,
 }
@@ -118,6 +120,7 @@ pub(super) fn route(geometry: &Geometry, rules: Rules, request: &Request) -> Rou
         Route::Enter(Intent {
             range,
             what,
+            moved: false,
             hold: None,
         })
     };
@@ -172,6 +175,7 @@ mod tests {
         Ok(Route::Enter(Intent {
             range: geometry()?.range(992, 8).ok_or(EINVAL)?,
             what,
+            moved: false,
             hold: None,
         }))
     }

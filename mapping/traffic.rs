@@ -19,13 +19,14 @@ use super::{
     duplicate::Twin,
     flush::Flushes,
     geometry::{Geometry, Range},
-    in_flight::{Entry, InFlight, Kind, Ticket, CAPACITY},
+    in_flight::{Entry, InFlight, Kind, Ticket},
     region::{self, RegionMap},
     route::{Effect, Intent, What},
+    stock::{Stock, Supplies, COPY_SECTORS},
     unflushed::Unflushed,
 };
-use crate::abstractions::{device_mapper::HeldList, workqueue::OwnedQueue};
-use kernel::{prelude::*, sync::Arc};
+use crate::abstractions::{bio::BufferedBio, device_mapper::HeldList};
+use kernel::prelude::*;
 
 /// What user writes do to the clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +57,10 @@ pub(super) struct Traffic {
     pub(super) fallbacks: HeldList<Effect>,
     /// Whether one had to wait because there was no room for it.
     pub(super) crowded: bool,
-    /// Bios for the clone.
-    pub(super) twins: KVVec<Pin<KBox<Twin>>>,
-    /// Whether there are any: not before the mode is `mirror`.
-    pub(super) has_twins: bool,
+    /// What writes to both devices are made with.
+    pub(super) stock: Stock,
+    /// Whether there is any: not before the mode is `mirror`.
+    pub(super) is_stocked: bool,
     /// Whether somebody wants to hear when an entry leaves.
     pub(super) watched: bool,
     /// The regions whose job has writes wait, and the hold's number.
@@ -91,14 +92,13 @@ pub(super) struct Entered {
     pub(super) kind: Kind,
     /// For the clone, where it goes there, too.
     pub(super) leg: Option<Pin<KBox<Twin>>>,
+    /// Memory for the data, where its own does not do.
+    pub(super) copy: Option<KBox<BufferedBio>>,
 }
 
 impl Traffic {
-    pub(super) fn new(geometry: Geometry, mode: Mode, queue: &Arc<OwnedQueue>) -> Result<Self> {
-        let mut twins = KVVec::with_capacity(CAPACITY, GFP_KERNEL)?;
-        if mode == Mode::Mirror {
-            Twin::fill(&mut twins, queue)?;
-        }
+    /// `stock` is there if the mode is `mirror`.
+    pub(super) fn new(geometry: Geometry, mode: Mode, stock: Option<Stock>) -> Result<Self> {
         Ok(Self {
             mode,
             engaged: false,
@@ -110,8 +110,8 @@ impl Traffic {
             again: HeldList::new(),
             fallbacks: HeldList::new(),
             crowded: false,
-            twins,
-            has_twins: mode == Mode::Mirror,
+            is_stocked: stock.is_some(),
+            stock: stock.unwrap_or(Stock::empty()),
             watched: false,
             hold: None,
             holds: 0,
@@ -159,12 +159,15 @@ impl Traffic {
                 let span = geometry.touched(range);
                 let (kind, end) = regions.kind(span);
                 let mixed = end < span.end();
+                // What can't be cut, and is too long for our memory, is copied later.
+                let fits = !intent.moved || range.len() <= COPY_SECTORS;
                 if mixed && may_split {
                     let border = geometry.first_sector(end);
                     (range, _) = range.split(border - range.start());
                 }
                 match kind {
                     region::Kind::Behind if !mixed || may_split => Kind::Plain,
+                    region::Kind::Behind | region::Kind::InSync if !fits => Kind::Plain,
                     region::Kind::Behind | region::Kind::InSync => Kind::Duplicate,
                 }
             }
@@ -172,16 +175,14 @@ impl Traffic {
         if kind != Kind::Plain && (behind || self.in_flight.conflict(range).is_some()) {
             return Admitted::Wait;
         }
-        let leg = if both && kind != Kind::Plain {
-            let twin = self.twins.pop();
-            if twin.is_none() {
+        let mut supplies = None;
+        if both && kind != Kind::Plain {
+            supplies = self.stock.take(intent.moved);
+            if supplies.is_none() {
                 self.crowded = true;
                 return Admitted::Wait;
             }
-            twin
-        } else {
-            None
-        };
+        }
         let entry = Entry {
             range,
             kind,
@@ -192,16 +193,21 @@ impl Traffic {
         match self.in_flight.enter(entry) {
             Some(ticket) => {
                 intent.range = range;
+                let (leg, copy) = match supplies {
+                    Some(Supplies { twin, copy }) => (Some(twin), copy),
+                    None => (None, None),
+                };
                 Admitted::Go(Entered {
                     ticket,
                     range,
                     kind,
                     leg,
+                    copy,
                 })
             }
             None => {
-                if let Some(leg) = leg {
-                    let _ = self.twins.push_within_capacity(leg);
+                if let Some(supplies) = supplies {
+                    self.stock.give_back(supplies);
                 }
                 self.crowded = true;
                 Admitted::Wait

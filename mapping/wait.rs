@@ -40,9 +40,8 @@ impl Mapping {
             match next {
                 Some(Next::Admitted(mut held, entered)) => {
                     *held.data_mut() = Effect::Entry(entered.ticket);
-                    let share = entered.leg.is_some().then(|| held.share());
                     let sector = self.geometry.backing_sector(entered.range);
-                    self.send_twin(entered, share);
+                    self.send_twin(entered, &mut held);
                     held.submit(&self.legs.backing, sector);
                 }
                 Some(Next::Again(held, range)) => {

@@ -26,7 +26,7 @@ pub(super) fn open(
         name: ti.device_name(),
         geometry,
         batch: table.options.pipeline.batch.into(),
-        mirrors: table.options.mode == Mode::Mirror,
+        mirrors: table.options.settings.mode == Mode::Mirror,
     };
     check.distinct(&backing, &clone)?;
     check.backing(&backing)?;

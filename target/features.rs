@@ -6,7 +6,7 @@ use super::args::{parse_number, Refusal, Word};
 use crate::{
     mapping::{
         geometry::{default_region_size, Geometry, MAX_REGION_SIZE, MIN_REGION_SIZE},
-        Mode,
+        Mode, Settings,
     },
     rmw::{OnCloneError, OnReadError, Pipeline, Policy},
 };
@@ -93,9 +93,8 @@ pub(super) struct Options {
     pub(super) pipeline: Pipeline,
     /// KiB a second, 0 for no bound.
     pub(super) rate: u32,
-    pub(super) strict_discard: bool,
+    pub(super) settings: Settings,
     pub(super) policy: Policy,
-    pub(super) mode: Mode,
 }
 
 impl Options {
@@ -103,9 +102,12 @@ impl Options {
         region_size: None,
         pipeline: Pipeline::DEFAULT,
         rate: 0,
-        strict_discard: false,
+        settings: Settings {
+            mode: Mode::Mirror,
+            strict_discard: false,
+            stable: false,
+        },
         policy: Policy::DEFAULT,
-        mode: Mode::Mirror,
     };
 
     /// What a running target works with, which was loaded with these options: `region_size` is set
@@ -120,7 +122,10 @@ impl Options {
         let size = geometry.region_size();
         Self {
             region_size: (size != default_region_size(geometry.len())).then_some(size),
-            mode,
+            settings: Settings {
+                mode,
+                ..self.settings
+            },
             pipeline,
             rate,
             ..self
@@ -138,7 +143,7 @@ impl Options {
             (Feature::RegionSize, self.region_size.map(Value::Number)),
             (
                 Feature::Mode,
-                match self.mode {
+                match self.settings.mode {
                     Mode::Mirror => None,
                     Mode::Track => Some(Value::Word("track")),
                 },
@@ -156,7 +161,8 @@ impl Options {
                 Feature::Rate,
                 number(self.rate == default.rate, self.rate.into()),
             ),
-            (Feature::StrictDiscard, flag(self.strict_discard)),
+            (Feature::StrictDiscard, flag(self.settings.strict_discard)),
+            (Feature::Stable, flag(self.settings.stable)),
             (
                 Feature::OnReadError,
                 match policy.on_read_error {
@@ -204,12 +210,13 @@ impl Options {
     fn set<'a>(&mut self, feature: Feature, value: Word<'a>) -> Result<(), Refusal<'a>> {
         match feature {
             Feature::RegionSize => self.region_size = Some(region_size(value)?),
-            Feature::Mode => self.mode = mode(value)?,
+            Feature::Mode => self.settings.mode = mode(value)?,
             Feature::Depth => self.pipeline.depth = depth(value)?,
             Feature::Batch => self.pipeline.batch = batch(value)?,
             Feature::Rate => self.rate = rate(value)?,
             Feature::Autostart => self.policy.autostart = true,
-            Feature::StrictDiscard => self.strict_discard = true,
+            Feature::StrictDiscard => self.settings.strict_discard = true,
+            Feature::Stable => self.settings.stable = true,
             Feature::OnReadError => {
                 self.policy.on_read_error = match which(value, &["stop", "skip"]) {
                     Some(0) => OnReadError::Stop,
@@ -235,7 +242,7 @@ impl Options {
                     value,
                 ))?;
             }
-            Feature::Sparse | Feature::Delta | Feature::Stable | Feature::Metadata => {
+            Feature::Sparse | Feature::Delta | Feature::Metadata => {
                 return Err(Refusal::new(
                     feature.unsupported(),
                     feature.name().as_bytes(),
@@ -389,7 +396,10 @@ mod tests {
                     depth: 2,
                     batch: 64
                 },
-                mode: Mode::Track,
+                settings: Settings {
+                    mode: Mode::Track,
+                    ..Options::DEFAULT.settings
+                },
                 ..Options::DEFAULT
             })
         );
@@ -509,7 +519,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() -> Result {
         let words = [
-            c"18",
+            c"19",
             c"region_size",
             c"8",
             c"mode",
@@ -522,6 +532,7 @@ mod tests {
             c"rate",
             c"100",
             c"strict_discard",
+            c"stable",
             c"on_read_error",
             c"skip",
             c"on_clone_error",
@@ -532,8 +543,8 @@ mod tests {
         let options = features(&words).map_err(|_| EINVAL)?;
         assert_eq!(
             written(options)?.to_bytes(),
-            b" 18 region_size 8 mode track autostart depth 2 batch 64 rate 100 strict_discard \
-              on_read_error skip on_clone_error stop final 0"
+            b" 19 region_size 8 mode track autostart depth 2 batch 64 rate 100 strict_discard \
+              stable on_read_error skip on_clone_error stop final 0"
         );
         Ok(())
     }

@@ -77,8 +77,7 @@ impl Target for CloneTarget {
         let mapping = Mapping::new(
             geometry,
             Legs::new(backing.clone(), clone.clone()),
-            options.mode,
-            options.strict_discard,
+            options.settings,
             queue.clone(),
         )?;
         let engine = Engine::new(
@@ -206,7 +205,7 @@ impl Target for CloneTarget {
     /// What is written back for a file system must not change on its way to two devices. The rest
     /// is as the backing device has it.
     fn io_hints(&self, limits: &mut Limits<'_>) {
-        if self.options.mode == Mode::Mirror {
+        if self.options.settings.mode == Mode::Mirror {
             limits.set_stable_writes();
         }
     }

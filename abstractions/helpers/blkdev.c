@@ -47,6 +47,16 @@ __rust_helper unsigned int rust_helper_bdev_logical_block_size(struct block_devi
 	return bdev_logical_block_size(bdev);
 }
 
+__rust_helper unsigned int rust_helper_bdev_dma_alignment(struct block_device *bdev)
+{
+	return bdev_dma_alignment(bdev);
+}
+
+__rust_helper unsigned long rust_helper_bdev_virt_boundary(struct block_device *bdev)
+{
+	return queue_virt_boundary(bdev_get_queue(bdev));
+}
+
 __rust_helper unsigned int rust_helper_disk_count_inflight(struct gendisk *disk)
 {
 	return bdev_count_inflight(disk->part0);

@@ -10,11 +10,13 @@
 //! C header: [`include/linux/bio.h`](srctree/include/linux/bio.h)
 
 mod buffered;
+mod layout;
 mod set;
 mod submit;
 mod twin;
 
 pub(crate) use buffered::{BufferedBio, Priority};
+pub(crate) use layout::MemoryLayout;
 pub(crate) use set::BioSet;
 pub(crate) use submit::{submit, BioOwner, OwnBio};
 pub(crate) use twin::TwinBio;

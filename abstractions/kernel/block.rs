@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
-use crate::abstractions::bindings;
+use crate::abstractions::{bindings, bio::MemoryLayout};
 use kernel::{
     bindings::MINORBITS,
     error::{to_result, Result},
@@ -88,6 +88,19 @@ impl BlockDevice {
     pub(crate) fn logical_block_size(&self) -> u32 {
         // SAFETY: The device is open by the type's invariants.
         unsafe { bindings::bdev_logical_block_size(self.as_raw()) }
+    }
+
+    /// How the device wants the data of a bio to lie in memory (`dma_alignment`,
+    /// `virt_boundary_mask`).
+    pub(crate) fn memory_layout(&self) -> MemoryLayout {
+        // SAFETY: The device is open by the type's invariants.
+        let (alignment, boundary) = unsafe {
+            (
+                bindings::bdev_dma_alignment(self.as_raw()),
+                bindings::bdev_virt_boundary(self.as_raw()),
+            )
+        };
+        MemoryLayout::new(alignment, boundary)
     }
 
     /// Whether so many sectors are a whole number of logical blocks, which are a power of two.

@@ -169,7 +169,7 @@ OTHER_VALUE = {
 
 FLAGS = ("autostart", "strict_discard")
 # Those that do not exist yet.
-REFUSED = ("sparse", "delta", "stable", "metadata {c}")
+REFUSED = ("sparse", "delta", "metadata {c}")
 
 
 @pytest.mark.parametrize("feature", [*(set(WITH_VALUE) - {"metadata"}), *FLAGS])

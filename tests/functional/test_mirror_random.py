@@ -38,6 +38,8 @@ class Session:
         features = ["region_size", 8 << choose.randrange(8), *self._pipeline()]
         if choose.random() < 0.5:
             features.append("strict_discard")
+        if choose.random() < 0.3:
+            features.append("stable")
         print(f"seed {seed}: {kind} {offsets} {length} {features}")
         self._pair = Pair(
             rig, backing, self._faulty.disk, offsets, length, tuple(features), mode="mirror"

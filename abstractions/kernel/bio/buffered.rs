@@ -113,7 +113,7 @@ impl BufferedBio {
     /// Makes the bio a flush of the write cache of `device` (`REQ_PREFLUSH`).
     pub(crate) fn prepare_flush(&mut self, device: &Device) {
         let opf = kernel::bindings::req_op_REQ_OP_WRITE | bindings::REQ_PREFLUSH;
-        self.reset(device, 0, opf);
+        self.reset(Some(device), 0, opf);
         // INVARIANT: A flush needs no memory.
         self.prepared = true;
     }
@@ -138,10 +138,39 @@ impl BufferedBio {
         )
     }
 
+    /// Copies the data of another bio into the memory (`bio_copy_data`), and returns the vectors of
+    /// that; they stay as they are until the bio is used for something else. Errors: `EINVAL` for
+    /// no sectors, or more than there is memory for.
+    ///
+    /// # Safety
+    ///
+    /// `bio` must have data, not be in flight, and be the caller's.
+    pub(in crate::abstractions) unsafe fn copy_data(
+        &mut self,
+        bio: NonNull<kernel::bindings::bio>,
+    ) -> Result<*mut kernel::bindings::bio_vec> {
+        // SAFETY: By this function's rules.
+        let bytes = unsafe { (*bio.as_ptr()).bi_iter.bi_size };
+        self.reset(None, 0, 0);
+        self.add_memory(u64::from(bytes) / SECTOR_SIZE as u64)?;
+        // SAFETY: Both have memory for so many bytes, and neither is in flight.
+        unsafe { kernel::bindings::bio_copy_data(self.bio.as_ptr(), bio.as_ptr()) };
+        // SAFETY: The bio is owned.
+        Ok(unsafe { (*self.bio.as_ptr()).bi_io_vec })
+    }
+
     /// Begins anew (`bio_reset`), and adds the memory. Errors: `EINVAL` for no sectors, or more
     /// than there is memory for; the bio can't be submitted then.
     fn prepare(&mut self, device: &Device, sector: u64, sectors: u64, opf: u32) -> Result {
-        self.reset(device, sector, opf);
+        self.reset(Some(device), sector, opf);
+        self.add_memory(sectors)?;
+        // INVARIANT: All that a bio needs is there.
+        self.prepared = true;
+        Ok(())
+    }
+
+    /// Adds memory for so many sectors, once. Errors: `EINVAL` for none, or too many.
+    fn add_memory(&mut self, sectors: u64) -> Result {
         let bio = self.bio.as_ptr();
         let sectors = usize::try_from(sectors).map_err(|_| EINVAL)?;
         let mut missing = sectors.checked_mul(SECTOR_SIZE).ok_or(EINVAL)?;
@@ -165,20 +194,19 @@ impl BufferedBio {
         if missing > 0 || sectors == 0 {
             return Err(EINVAL);
         }
-        // INVARIANT: All that a bio needs is there.
-        self.prepared = true;
         Ok(())
     }
 
     /// Begins anew, without memory (`bio_reset`).
-    fn reset(&mut self, device: &Device, sector: u64, opf: u32) {
+    fn reset(&mut self, device: Option<&Device>, sector: u64, opf: u32) {
         self.prepared = false;
         let bio = self.bio.as_ptr();
-        // SAFETY: The bio is owned and not in flight, and the device is open.
-        unsafe { kernel::bindings::bio_reset(bio, device.as_raw(), opf) };
+        let raw = device.map_or(core::ptr::null_mut(), |device| device.as_raw());
+        // SAFETY: The bio is owned and not in flight, and the device, if any, is open.
+        unsafe { kernel::bindings::bio_reset(bio, raw, opf) };
         // SAFETY: As above.
         unsafe { (*bio).bi_iter.bi_sector = sector };
-        self.device = Some(device.clone());
+        self.device = device.cloned();
     }
 
     /// Says how urgent the bio is, once it is prepared (`bi_ioprio`).

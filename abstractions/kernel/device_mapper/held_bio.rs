@@ -6,7 +6,10 @@ use super::{
     per_bio::{self, BioShare, Head, PerBio},
     Device,
 };
-use crate::abstractions::{bindings, bio::Status};
+use crate::abstractions::{
+    bindings,
+    bio::{BufferedBio, Op, Status},
+};
 use core::{marker::PhantomData, mem::ManuallyDrop, ptr::NonNull};
 use kernel::{pr_warn_once, prelude::*};
 
@@ -52,6 +55,21 @@ impl<D> HeldBio<D> {
     pub(crate) fn share(&mut self) -> BioShare {
         // SAFETY: The bio is ours, and not in flight, by the type's invariants.
         unsafe { BioShare::new(self.bio, self.head()) }
+    }
+
+    /// Copies the data of a write to `memory`: see
+    /// [`MappedBio::move_data`](super::MappedBio::move_data).
+    pub(crate) fn move_data(&mut self, memory: KBox<BufferedBio>) -> Result {
+        let head = self.head();
+        // SAFETY: `own` is valid by the type's invariants.
+        let head = unsafe { head.as_ref() };
+        // SAFETY: The bio is ours by the type's invariants.
+        let op = Op::from_opf(unsafe { (*self.bio.as_ptr()).bi_opf });
+        if op != Op::Write || head.has_ended() || head.is_shared() {
+            return Err(EINVAL);
+        }
+        // SAFETY: The bio is ours, and not in flight, by the type's invariants.
+        unsafe { head.move_data(self.bio, memory) }
     }
 
     /// Sends the bio to `sector` of `device` (`dm_submit_bio_remap`), as a whole, also where it has
@@ -309,16 +327,25 @@ impl<'a, D> EndingBio<'a, D> {
         unsafe { &mut (*self.own.as_ptr()).data }
     }
 
+    /// Takes the memory that the data was [moved](super::MappedBio::move_data) to.
+    #[inline]
+    pub(crate) fn take_moved(&mut self) -> Option<KBox<BufferedBio>> {
+        // SAFETY: `own` is valid by the type's invariants, the bio has ended, and nobody has a
+        // share of it.
+        unsafe { (*self.own.as_ptr()).head.take_moved(self.bio) }
+    }
+
     /// Lets the core have it (`DM_ENDIO_DONE`).
     #[inline]
-    pub(crate) fn done(self) -> EndResult<'a> {
+    pub(crate) fn done(mut self) -> EndResult<'a> {
+        drop(self.take_moved());
         EndResult::new(bindings::DM_ENDIO_DONE)
     }
 
     /// The same, with another status.
     pub(crate) fn done_with(self, status: Status) -> EndResult<'a> {
         *self.status = status.raw();
-        EndResult::new(bindings::DM_ENDIO_DONE)
+        self.done()
     }
 
     /// Takes the bio from the core (`DM_ENDIO_INCOMPLETE`), which hears of it when it ends again.

@@ -9,9 +9,10 @@ use super::{
 };
 use crate::abstractions::{
     bindings,
-    bio::{Op, Status},
+    bio::{BufferedBio, MemoryLayout, Op, Status},
 };
 use core::{marker::PhantomData, ptr::NonNull};
+use kernel::prelude::*;
 
 /// A user's bio inside `map`: device-mapper's clone of it, to be remapped, held or ended. The
 /// target's own data `D` goes along with it.
@@ -143,6 +144,26 @@ impl<'a, D> MappedBio<'a, D> {
     pub(crate) fn share(&mut self) -> BioShare {
         // SAFETY: The bio is ours, and not in flight, by the type's invariants.
         unsafe { BioShare::new(self.bio, self.head()) }
+    }
+
+    /// Copies the data of a write to `memory`, and has the bio write it from there, so that it is
+    /// the same for all that have a [share](Self::share) of it, which is taken later. Errors:
+    /// `EINVAL` where there is no room for it, and for what is no write.
+    pub(crate) fn move_data(&mut self, memory: KBox<BufferedBio>) -> Result {
+        // SAFETY: `own` is valid by the type's invariants.
+        let head = self.head();
+        let head = unsafe { head.as_ref() };
+        if self.op() != Op::Write || head.is_shared() {
+            return Err(EINVAL);
+        }
+        // SAFETY: The bio is ours, and not in flight, by the type's invariants.
+        unsafe { head.move_data(self.bio, memory) }
+    }
+
+    /// Whether the bio's data lies in memory as a device wants it.
+    pub(crate) fn fits(&self, layout: MemoryLayout) -> bool {
+        // SAFETY: The bio is ours, and not in flight, by the type's invariants.
+        unsafe { layout.fits(self.bio) }
     }
 
     /// Sends the bio to `sector` of `device` (`bio_set_dev`, `DM_MAPIO_REMAPPED`); all else that it

@@ -2,9 +2,12 @@
 
 //! What is kept beside each bio of the core's while it is with a target (`per_io_data`).
 
-use crate::abstractions::bindings;
+use crate::abstractions::{bindings, bio::BufferedBio};
 use core::{cell::UnsafeCell, ptr::NonNull};
-use kernel::sync::atomic::{Atomic, Full, Relaxed};
+use kernel::{
+    prelude::*,
+    sync::atomic::{Atomic, Full, Relaxed},
+};
 
 /// Ours, and the target's.
 #[repr(C)]
@@ -25,6 +28,8 @@ pub(super) struct Head {
     ended: Atomic<bool>,
     /// The bio, and the next one, while a share of it is in a [`ShareList`].
     link: UnsafeCell<(*mut kernel::bindings::bio, *mut Head)>,
+    /// What the bio's data was moved to, and the vectors of the memory where it was.
+    moved: UnsafeCell<Option<(KBox<BufferedBio>, *mut kernel::bindings::bio_vec)>>,
 }
 
 impl Head {
@@ -35,6 +40,7 @@ impl Head {
             remembered: Atomic::new(false),
             ended: Atomic::new(false),
             link: UnsafeCell::new((core::ptr::null_mut(), core::ptr::null_mut())),
+            moved: UnsafeCell::new(None),
         }
     }
 
@@ -58,6 +64,54 @@ impl Head {
         (self.remembered.load(Relaxed)).then(|| unsafe { *self.iter.get() })
     }
 
+    /// Copies the bio's data to `memory`, where the bio has it from here on. Errors: `EINVAL` where
+    /// there is no room for it, or it was moved before.
+    ///
+    /// # Safety
+    ///
+    /// The bio must be the one of this head, a write with data, and not in flight; nobody has a
+    /// share of it.
+    pub(super) unsafe fn move_data(
+        &self,
+        bio: NonNull<kernel::bindings::bio>,
+        mut memory: KBox<BufferedBio>,
+    ) -> Result {
+        // SAFETY: By this function's rules nobody else looks at it.
+        let moved = unsafe { &mut *self.moved.get() };
+        if moved.is_some() {
+            return Err(EINVAL);
+        }
+        // SAFETY: By this function's rules.
+        let vecs = unsafe { memory.copy_data(bio) }?;
+        // SAFETY: By this function's rules.
+        let fields = unsafe { &mut *bio.as_ptr() };
+        let theirs = core::mem::replace(&mut fields.bi_io_vec, vecs);
+        fields.bi_iter.bi_idx = 0;
+        fields.bi_iter.bi_bvec_done = 0;
+        if self.remembered.load(Relaxed) {
+            // SAFETY: Nobody reads it meanwhile: the bio is the caller's, and not shared.
+            unsafe { *self.iter.get() = fields.bi_iter };
+        }
+        *moved = Some((memory, theirs));
+        Ok(())
+    }
+
+    /// Takes the memory that the bio's data was moved to. The bio has what it had before.
+    ///
+    /// # Safety
+    ///
+    /// The bio must be the one of this head, and have ended; nobody has a share of it.
+    pub(super) unsafe fn take_moved(
+        &self,
+        bio: NonNull<kernel::bindings::bio>,
+    ) -> Option<KBox<BufferedBio>> {
+        // SAFETY: By this function's rules nobody else looks at it.
+        let (memory, theirs) = unsafe { (*self.moved.get()).take() }?;
+        // SAFETY: By this function's rules.
+        unsafe { (*bio.as_ptr()).bi_io_vec = theirs };
+        Some(memory)
+    }
+
     /// Whether the bio has ended below, and the core does not know of it.
     pub(super) fn has_ended(&self) -> bool {
         self.ended.load(Relaxed)
@@ -66,6 +120,11 @@ impl Head {
     /// Sets that, by who has the bio.
     pub(super) fn set_ended(&self, ended: bool) {
         self.ended.store(ended, Relaxed);
+    }
+
+    /// Whether there is, or was, a share.
+    pub(super) fn is_shared(&self) -> bool {
+        self.ends.load(Relaxed) > 0
     }
 
     /// One more end is waited for.
