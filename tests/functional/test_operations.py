@@ -21,7 +21,7 @@ from harness import io
 from harness.backings import BACKINGS
 from harness.bio_trace import Bio, BioTrace
 from harness.command import run
-from harness.data import stamped
+from harness.data import assert_same, stamped
 from harness.disk import Disk
 from harness.dm import Device
 from harness.kernel_log import Guard
@@ -136,6 +136,10 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
+# What they leave lacks protection information in scsi_debug, and can't be read, nor copied.
+UNPROTECTED = {"zero_out", "zero_range", "write_zeroes", "punch_hole", "discard"}
+
+
 def outcome(
     trace: BioTrace, device: Device, backing: Disk, operation: Operation
 ) -> tuple[object, list[Bio]]:
@@ -146,28 +150,41 @@ def outcome(
             result = operation(fd, backing.block)
         except OSError as error:
             result = errno.errorcode[error.errno]
-    return result, trace.bios(backing)
+    # Those of a copy that goes on say nothing of who waits for them.
+    return result, [bio for bio in trace.bios(backing) if bio.kind != "R"]
 
 
+@pytest.mark.parametrize("state", ["idle", "mirroring"])
 @pytest.mark.parametrize("kind", BACKINGS)
-def test_same_as_linear(rig: Rig, kernel_log: Guard, kind: str) -> None:
+def test_same_as_linear(rig: Rig, kernel_log: Guard, kind: str, state: str) -> None:
     """All operations, at an offset, on two new devices of one kind: an operation that fails can
-    change what its device offers from then on."""
+    change what its device offers from then on. While ours mirrors, the clone becomes equal."""
     # A loop device learns only from an error that its file can't write zeroes.
     kernel_log.allow(r"operation not supported error, dev loop")
     below = [BACKINGS[kind](rig), BACKINGS[kind](rig)]
     for disk in below:
         io.write(disk, OFFSET, stamped("old", 0, LENGTH))
     linear = rig.linear(below[0], OFFSET, length=LENGTH)
-    ours = rig.clone(below[1], rig.null_blk(), backing_offset=OFFSET, length=LENGTH)
+    clone = rig.null_blk()
+    features = ("strict_discard", "region_size", 1024)
+    ours = rig.clone(below[1], clone, backing_offset=OFFSET, length=LENGTH, features=features)
+    if state == "mirroring":
+        ours.start_and_wait()
     trace = rig.bio_trace(*below)
     unlike = []
     for name, operation in OPERATIONS.items():
+        if state == "mirroring" and "dif" in kind and name in UNPROTECTED:
+            continue
         wanted = outcome(trace, linear, below[0], operation)
         found = outcome(trace, ours, below[1], operation)
+        if state == "mirroring":
+            ours.wait_complete()
         if wanted != found:
             unlike.append(f"{name}: dm-linear: {_short(wanted)}\n  ours: {_short(found)}")
     assert not unlike, "\n".join(unlike)
+    if state == "mirroring":
+        wanted = io.read(below[1], OFFSET, LENGTH)
+        assert_same(wanted, io.read(clone, 0, LENGTH), "the clone of what was written")
 
 
 def _short(result: tuple[object, list[Bio]]) -> str:
@@ -211,17 +228,31 @@ def test_nowait_on_a_suspended_device(rig: Rig) -> None:
             device.resume()
 
 
-def test_polled(rig: Rig) -> None:
-    """Polled reads are completed by polling the backing device, as through dm-linear."""
-    backing = rig.null_blk(poll_queues=2, submit_queues=2)
+@pytest.mark.parametrize("kind", ["randread", "randwrite"])
+def test_polled(rig: Rig, kind: str) -> None:
+    """Polled I/O is completed by polling the backing device, as through dm-linear; mirrored writes,
+    which end when the clone's have ended, too, leave both devices the same."""
+    queues = {"poll_queues": 2, "submit_queues": 2}
+    backing, clone = rig.null_blk(**queues), rig.null_blk(**queues)
+    mirror = rig.clone(backing, clone, features=("mode", "mirror"))
     probes = rig.kprobes(null_poll="null_poll")
-    for device in (rig.linear(backing), rig.clone(backing, rig.null_blk())):
+
+    def poll(device: Device) -> None:
         before = probes.hits("null_poll")
         run(
-            *("fio", "--name=polled", f"--filename={device.path}", "--direct=1", "--rw=randread"),
+            *("fio", "--name=polled", f"--filename={device.path}", "--direct=1", f"--rw={kind}"),
             *("--bs=4k", "--ioengine=io_uring", "--hipri=1", "--iodepth=4", "--io_size=256k"),
         )
         assert probes.hits("null_poll") - before > 0, device.name
+
+    poll(mirror)
+    mirror.start_and_wait()
+    poll(mirror)
+    status = mirror.clone_status()
+    assert (status.state, status.dirty) == ("complete", 0)
+    mirror.remove()
+    assert_same(io.read(backing), io.read(clone), "the clone of what was written")
+    poll(rig.linear(backing))
 
 
 def test_integrity(rig: Rig, kernel_log: Guard) -> None:

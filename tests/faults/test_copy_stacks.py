@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Targets eight deep that all copy, swap on a device that is being copied, and copying while memory
+"""Targets eight deep that all copy, swap on a device that is being copied or mirrored, and copying while memory
 is short: nothing waits for itself, and all is equal in the end.
 """
 
@@ -70,10 +70,37 @@ def test_eight_deep_on_the_clones_side(rig: Rig) -> None:
         device.resume()
 
 
-def test_swap(rig: Rig) -> None:
+def test_eight_mirrors_deep(rig: Rig) -> None:
+    """Each target mirrors the target below it: a write at the top ends when it is on all clones,
+    which are equal whenever the stack is suspended."""
+    bottom = rig.null_blk(2)
+    clones = [rig.null_blk(2) for _ in range(DEEP)]
+    below, stack = bottom, []
+    for clone in clones:
+        stack.append(rig.clone(below, clone, features=FEATURES))
+        below = stack[-1].disk
+    load = rig.fio(below, size="2m", **STEADY)
+    load.wait_for_load()
+    for device in stack:
+        device.start()
+    for device in stack:
+        device.wait_complete(60)
+    for _ in range(2):
+        for device in reversed(stack):
+            device.suspend()
+            assert device.clone_status().state == "complete", device.name
+        for clone in clones:
+            assert_same_disks(bottom, clone, "a level of the stack")
+        for device in stack:
+            device.resume()
+    load.finish()
+
+
+@pytest.mark.parametrize("mode", ["track", "mirror"])
+def test_swap(rig: Rig, mode: str) -> None:
     """Pages go out and come back right while the device is copied, suspended, resumed and
     finished."""
-    pair = Pair(rig, rig.null_blk(16), rig.null_blk(16), features=FEATURES)
+    pair = Pair(rig, rig.null_blk(16), rig.null_blk(16), features=FEATURES, mode=mode)
     with swap_on(pair.device.disk):
         with swapping(8, 2) as process:
             wait_until(lambda: swap_used() > (4 << 10), "pages to go out")
@@ -88,14 +115,15 @@ def test_swap(rig: Rig) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("mode", ["track", "mirror"])
 @pytest.mark.parametrize("queue", [{}, {"irqmode": 2}], ids=["plain", "timer"])
-def test_memory_pressure(rig: Rig, queue: dict) -> None:
+def test_memory_pressure(rig: Rig, queue: dict, mode: str) -> None:
     """More is taken than the machine has, and it is swapped out through a device that is being
     copied: all gets on, and the copy completes."""
     with open("/proc/meminfo") as file:
         available = next(int(line.split()[1]) >> 10 for line in file if "MemAvailable" in line)
     disks = [rig.null_blk(160, **queue) for _ in range(2)]
-    pair = Pair(rig, *disks, features=FEATURES)
+    pair = Pair(rig, *disks, features=FEATURES, mode=mode)
     with swap_on(pair.device.disk):
         pair.device.start()
         with swapping(available - 320 + 64, 3) as process:
