@@ -151,7 +151,7 @@ def test_what_may_not_be_split_and_a_copy(rig: Rig) -> None:
     shut = rig.shut(pair.clone_gate)
     pair.device.copy(6 * REGION, REGION)
     shut.wait_for(1)
-    zeroes = rig.background(punch, pair, 5 * REGION, 3 * REGION)
+    zeroes = rig.background(punch, pair, 6 * REGION, 2 * REGION)
     shut.wait_for(2)
     shut.open()
     zeroes.result()
