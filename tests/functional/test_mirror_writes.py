@@ -169,8 +169,9 @@ def test_jobs_keep_away_from_writes_on_their_way(rig: Rig) -> None:
     shut.wait_for(1)
     punch(pair, 32, 8)
     assert pair.device.clone_status().dirty == 1
-    # A pass begins every 200 ms.
-    time.sleep(0.6)
+    # It was tried in vain, and now a job waits until nothing is on its way there any more.
+    pair.device.wait_for(lambda status: status.copying == 1, "to be claimed")
+    time.sleep(0.1)
     assert not [bio for bio in pair.trace.bios(pair.below[0]) if bio.kind == "R"]
     shut.open()
     write.result()
