@@ -150,8 +150,8 @@ impl<'a, D> MappedBio<'a, D> {
     /// the same for all that have a [share](Self::share) of it, which is taken later. Errors:
     /// `EINVAL` where there is no room for it, and for what is no write.
     pub(crate) fn move_data(&mut self, memory: KBox<BufferedBio>) -> Result {
-        // SAFETY: `own` is valid by the type's invariants.
         let head = self.head();
+        // SAFETY: `own` is valid by the type's invariants.
         let head = unsafe { head.as_ref() };
         if self.op() != Op::Write || head.is_shared() {
             return Err(EINVAL);
