@@ -6,16 +6,16 @@ waits for itself.
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from harness import io
 from harness.clone_rs import TRACK, CloneDevice
-from harness.command import run
 from harness.data import stamped
+from harness.disk import Disk
 from harness.image import Image, assert_same_disks
 from harness.rig import Rig
+from harness.swap import swap_on, swap_used, swapping
 from harness.wait import wait_until
 
 DEEP = 8
@@ -82,74 +82,32 @@ def test_eight_deep_on_the_clones_side(rig: Rig) -> None:
         device.remove()
 
 
-# A process that fills memory, has it swapped out, and looks at it again.
-SWAPPING = """
-import mmap, sys
-size, rounds = int(sys.argv[1]) << 20, int(sys.argv[2])
-memory = mmap.mmap(-1, size)
-for start in range(0, size, 4096):
-    memory[start:start + 16] = b"%016d" % start
-print("filled", flush=True)
-for _ in range(rounds):
-    memory.madvise(21)  # MADV_PAGEOUT
-    print("out", flush=True)
-    for start in range(0, size, 4096):
-        assert memory[start:start + 16] == b"%016d" % start, start
-print("right", flush=True)
-"""
-
-
-def swap_used() -> int:
-    """KiB on swap devices."""
-    lines = Path("/proc/swaps").read_text().splitlines()[1:]
-    return sum(int(line.split()[3]) for line in lines)
-
-
-class Swap:
-    """Swap on a target, with a copy going on; a context manager."""
-
-    def __init__(self, rig: Rig, size: int, **queue: object):
-        # The disks' memory is allocated here, not when a page is swapped out.
-        self.backing = Image(rig.null_blk(size=size, **queue), "backing")
-        self.clone = Image(rig.null_blk(size=size, **queue), "clone")
-        self.device = rig.clone(self.backing.disk, self.clone.disk, features=FEATURES)
-
-    def __enter__(self) -> CloneDevice:
-        run("mkswap", self.device.path)
-        run("swapon", self.device.path)
-        return self.device
-
-    def __exit__(self, *error: object) -> None:
-        run("swapoff", self.device.path)
-
-
 def test_swap(rig: Rig) -> None:
     """Pages go out to a target and come back right, again and again, while it copies, is suspended,
     copies the rest inside of the suspend and is resumed; with swap on it, it can't be removed. At
     the end the clone has all of it."""
-    swap = Swap(rig, 32)
-    with swap as device:
+    device, *disks = swap_device(rig, 32)
+    with swap_on(device.disk):
         device.start()
-        process = subprocess.Popen(
-            [sys.executable, "-c", SWAPPING, "24", "4"], stdout=subprocess.PIPE, text=True
-        )
-        try:
+        with swapping(24, 4) as process:
             wait_until(lambda: swap_used() > (8 << 10), "pages to go out")
             while process.poll() is None:
                 device.finish()
                 device.suspend()
                 device.resume()
                 time.sleep(0.1)
-            assert process.stdout.read().endswith("right\n")
-            assert process.returncode == 0
-        finally:
-            process.kill()
-            process.wait(30)
         assert device.info().open_count == 1
         status = device.finish_and_suspend()
         assert (status.state, status.health) == ("complete", "ok")
-        assert_same_disks(swap.backing.disk, swap.clone.disk, "the swap device and its clone")
+        assert_same_disks(*disks, "the swap device and its clone")
         device.resume()
+
+
+def swap_device(rig: Rig, size: int, **queue: object) -> tuple[CloneDevice, Disk, Disk]:
+    """A target, and its disks: their memory is allocated here, not when a page is swapped out."""
+    images = [Image(rig.null_blk(size=size, **queue), name) for name in ("backing", "clone")]
+    backing, clone = (image.disk for image in images)
+    return rig.clone(backing, clone, features=FEATURES), backing, clone
 
 
 # A process that takes memory until so much is swapped out, and then looks at all of it.
@@ -180,7 +138,8 @@ print("right", flush=True)
 def test_memory_pressure(rig: Rig, queue: dict) -> None:
     """All of the machine's memory is taken, so that the kernel has to swap out through a target to
     get on, while that one copies the swapped pages: all gets on, and all pages come back right."""
-    with Swap(rig, 64, **queue) as device:
+    device = swap_device(rig, 64, **queue)[0]
+    with swap_on(device.disk):
         process = subprocess.Popen(
             [sys.executable, "-c", PRESSING, "48"], stdout=subprocess.PIPE, text=True
         )
