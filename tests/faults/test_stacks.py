@@ -82,14 +82,14 @@ def test_eight_deep_on_the_clones_side(rig: Rig) -> None:
         device.remove()
 
 
-def test_swap(rig: Rig) -> None:
+def test_swap(rig: Rig, brief: bool) -> None:
     """Pages go out to a target and come back right, again and again, while it copies, is suspended,
     copies the rest inside of the suspend and is resumed; with swap on it, it can't be removed. At
     the end the clone has all of it."""
     device, *disks = swap_device(rig, 32)
     with swap_on(device.disk):
         device.start()
-        with swapping(24, 4) as process:
+        with swapping(24, 1 if brief else 4) as process:
             wait_until(lambda: swap_used() > (8 << 10), "pages to go out")
             while process.poll() is None:
                 device.finish()

@@ -139,14 +139,14 @@ def test_message_while_it_hangs(rig: Rig, kernel_log: Guard, message: str) -> No
     check_usable(pair)
 
 
-def test_pause_at_any_time(rig: Rig, kernel_log: Guard) -> None:
+def test_pause_at_any_time(rig: Rig, kernel_log: Guard, brief: bool) -> None:
     """`pause` at whatever moment of such a suspend: it ends, complete or paused."""
     kernel_log.allow(GAVE_UP)
     pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), features=FEATURES)
     pair.device.start_and_wait()
     pair.device.tune("rate", 1)
     outcomes = set()
-    for number in range(40):
+    for number in range(8 if brief else 40):
         pair.write_regions(f"rest{number}", 10, 20, 30)
         pair.device.start()
         pair.device.finish()

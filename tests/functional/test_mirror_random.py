@@ -160,9 +160,9 @@ def play(rig: Rig, kernel_log: Guard, seed: str, rounds: int) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", range(5))
-def test_random_rounds(rig: Rig, kernel_log: Guard, seed: int, number: int) -> None:
+def test_random_rounds(rig: Rig, kernel_log: Guard, seed: int, number: int, brief: bool) -> None:
     """30 rounds in five sessions."""
-    play(rig, kernel_log, f"{seed}-{number}", rounds=6)
+    play(rig, kernel_log, f"{seed}-{number}", rounds=2 if brief else 6)
 
 
 @pytest.mark.long

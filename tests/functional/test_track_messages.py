@@ -259,13 +259,13 @@ def test_depth_and_batch(rig: Rig, depth: int, batch: int) -> None:
     pair.check("depth and batch")
 
 
-def test_changes_while_copying(rig: Rig) -> None:
+def test_changes_while_copying(rig: Rig, brief: bool) -> None:
     """They may change at any moment, with jobs of the old kind in flight and fio above."""
     pair = pair_of(rig, size=4)
     load = rig.fio(pair.device.disk, **STEADY)
     load.wait_for_load()
     pair.device.start()
-    for number in range(40):
+    for number in range(10 if brief else 40):
         pair.device.tune("depth", 1 + number * 7 % 30)
         pair.device.tune("batch", 8 << number % 9)
         pair.device.tune("rate", (0, 100000)[number % 2])

@@ -46,9 +46,9 @@ def write(device: CloneDevice, region: int) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_suspends_end_while_the_scheduler_looks(large: CloneDevice) -> None:
+def test_suspends_end_while_the_scheduler_looks(large: CloneDevice, brief: bool) -> None:
     """Each suspend comes at another moment of the look for what a write has left."""
-    for number in range(60):
+    for number in range(8 if brief else 60):
         write(large, number * 100_000 % REGIONS)
         large.suspend()
         assert large.clone_status().copying == 0
@@ -58,20 +58,20 @@ def test_suspends_end_while_the_scheduler_looks(large: CloneDevice) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_writes_are_found_whenever_they_end(large: CloneDevice) -> None:
+def test_writes_are_found_whenever_they_end(large: CloneDevice, brief: bool) -> None:
     """Writes end all the while that the scheduler looks, flushes, completes and goes to rest."""
-    for number in range(60):
+    for number in range(8 if brief else 60):
         for region in range(number % 7 + 1):
             write(large, region * 999_983 + number)
         assert large.wait_complete().dirty == 0
 
 
-def test_a_rate_is_lifted_at_once(rig: Rig) -> None:
+def test_a_rate_is_lifted_at_once(rig: Rig, brief: bool) -> None:
     """With this rate the next job would begin in an hour."""
     device = rig.clone(
         rig.null_blk(8), rig.null_blk(8), features=("mode", "track", "region_size", 8192)
     )
-    for _ in range(20):
+    for _ in range(4 if brief else 20):
         device.tune("rate", 1)
         device.copy(0, device.disk.sectors)
         device.start()

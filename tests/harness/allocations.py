@@ -25,8 +25,6 @@ _ALLOCATIONS = ("kmalloc", "kmem_cache_alloc", "mm_page_alloc")
 _FREES = ("kfree", "kmem_cache_free", "mm_page_free", "mm_page_free_batched")
 # See Documentation/admin-guide/mm/pagemap.rst.
 KPF_SLAB = 7
-# KASAN keeps what was freed for a while, so that counters of memory tell nothing there.
-DEBUG_KERNEL = Path("/proc/lockdep_stats").exists()
 # pytest-120 [000] ..... 12.3: kmalloc: call_site=f+0x1/0x2 [module] ptr=00000000c6cc1b32 ...
 # pytest-120 [000] ..... 12.3: mm_page_alloc: page=... pfn=0x1ff order=4 migratetype=0 gfp_flags=...
 _LINE = re.compile(

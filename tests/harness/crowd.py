@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 
 from harness.dm_ioctl import DmError
-from harness.wait import wait_until
+from harness.wait import PATIENCE, wait_until
 
 
 class Crowd:
@@ -52,5 +52,5 @@ class Crowd:
         """Wait for the end of all threads."""
         self._begin.set()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(60 * PATIENCE)
         assert not any(thread.is_alive() for thread in self._threads), "a call hangs"

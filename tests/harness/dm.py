@@ -20,7 +20,7 @@ from harness.dm_ioctl import (
     pack_table,
     unpack_targets,
 )
-from harness.wait import wait_until
+from harness.wait import PATIENCE, wait_until
 
 ERROR_TABLE = "0 {} error"
 
@@ -192,7 +192,7 @@ except DmError as error:
 
     def errno(self, timeout: float = 30) -> int:
         """Wait for the end of the ioctl; its errno, 0 for success."""
-        return self._child.wait(timeout)
+        return self._child.wait(timeout * PATIENCE)
 
 
 def _text(path: Path) -> str:

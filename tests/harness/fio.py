@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from harness.disk import Disk
-from harness.wait import wait_until
+from harness.wait import PATIENCE, wait_until
 
 # Load that goes on until it is stopped, and reads back and verifies what it has just written.
 STEADY = {
@@ -108,7 +108,7 @@ class Fio:
 
     def wait(self, timeout: float = 60) -> dict:
         """Wait for its end; fail unless all I/O was right."""
-        status = self._process.wait(timeout)
+        status = self._process.wait(timeout * PATIENCE)
         text = self._read()
         # Notes may stand before the report.
         report = json.loads(text[text.index("{") :]) if "{" in text else {}

@@ -4,10 +4,17 @@
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+DEBUG_KERNEL = Path("/proc/lockdep_stats").exists()
+# All is slower there, the more so where the guest is emulated and shares its processors.
+PATIENCE = 3 if DEBUG_KERNEL else 1
 
 
 def wait_until[T](look: Callable[[], T], what: str, timeout: float = 30) -> T:
-    """Call `look` until what it returns is true, and return that; fail after `timeout` seconds."""
+    """Call `look` until what it returns is true, and return that; fail after `timeout` seconds,
+    on the debug kernel after some more."""
+    timeout *= PATIENCE
     deadline = time.monotonic() + timeout
     pause = 0.001
     while True:
@@ -44,6 +51,7 @@ class Background:
 
     def join(self, timeout: float = 30) -> None:
         """Wait for the end of the call, whatever came of it."""
+        timeout *= PATIENCE
         self._thread.join(timeout)
         assert not self.running, f"a call in the background did not end within {timeout} s"
 
