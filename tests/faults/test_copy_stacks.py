@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Targets eight deep that all copy, swap on a device that is being copied or mirrored, and copying while memory
-is short: nothing waits for itself, and all is equal in the end.
+"""Targets eight deep that all copy, swap on a device that is being copied or mirrored, and copying
+while memory is short: nothing waits for itself, and all is equal in the end.
 """
 
 import pytest
@@ -68,6 +68,32 @@ def test_eight_deep_on_the_clones_side(rig: Rig) -> None:
         assert_same_disks(source.disk, disk, "a level of the stack")
     for device in stack:
         device.resume()
+
+
+def test_eight_mirrors_deep(rig: Rig) -> None:
+    """Each target mirrors the target below it: a write at the top ends when it is on all clones,
+    which are equal whenever the stack is suspended."""
+    bottom = rig.null_blk(2)
+    clones = [rig.null_blk(2) for _ in range(DEEP)]
+    below, stack = bottom, []
+    for clone in clones:
+        stack.append(rig.clone(below, clone, features=FEATURES))
+        below = stack[-1].disk
+    load = rig.fio(below, size="2m", **STEADY)
+    load.wait_for_load()
+    for device in stack:
+        device.start()
+    for device in stack:
+        device.wait_complete(60)
+    for _ in range(2):
+        for device in reversed(stack):
+            device.suspend()
+            assert device.clone_status().state == "complete", device.name
+        for clone in clones:
+            assert_same_disks(bottom, clone, "a level of the stack")
+        for device in stack:
+            device.resume()
+    load.finish()
 
 
 @pytest.mark.parametrize("mode", ["track", "mirror"])

@@ -41,7 +41,12 @@ def write_from(pair: Pair, sector: int, *memory: memoryview, flags: int = 0) -> 
 def test_both_get_what_was_sent(rig: Rig) -> None:
     """Memory that changes while both legs wait: both devices have what it was before."""
     pair = Pair(
-        rig, rig.null_blk(2), rig.null_blk(2), features=(*EXACT, "stable"), gated=True, mode="mirror"
+        rig,
+        rig.null_blk(2),
+        rig.null_blk(2),
+        features=(*EXACT, "stable"),
+        gated=True,
+        mode="mirror",
     )
     complete(pair)
     sent = stamped("sent", 100, 300)
@@ -106,7 +111,12 @@ def test_memory_that_changes_all_the_time(rig: Rig, stable: bool) -> None:
 def test_long_ones_are_cut(rig: Rig) -> None:
     """A write that is larger than the target's memory reaches both devices in pieces."""
     pair = Pair(
-        rig, rig.null_blk(4), rig.null_blk(4), features=(*EXACT, "stable"), gated=True, mode="mirror"
+        rig,
+        rig.null_blk(4),
+        rig.null_blk(4),
+        features=(*EXACT, "stable"),
+        gated=True,
+        mode="mirror",
     )
     complete(pair)
     trace = rig.bio_trace(*pair.below)
@@ -142,9 +152,14 @@ def test_an_atomic_one_that_is_too_long_is_copied(rig: Rig) -> None:
 
 
 def test_more_writes_than_there_is_memory_for(rig: Rig) -> None:
-    """As many as there is memory for are on their way, the others wait for them; NOWAIT does not."""
+    """As many as there is memory for are on their way; others wait for them, NOWAIT does not."""
     pair = Pair(
-        rig, rig.null_blk(4), rig.null_blk(4), features=(*EXACT, "stable"), gated=True, mode="mirror"
+        rig,
+        rig.null_blk(4),
+        rig.null_blk(4),
+        features=(*EXACT, "stable"),
+        gated=True,
+        mode="mirror",
     )
     device = complete(pair)
     shut = rig.shut(pair.clone_gate)
