@@ -10,7 +10,10 @@ use super::{
     unflushed::Unflushed,
     Mapping, Wake,
 };
-use kernel::{prelude::*, sync::atomic::Relaxed};
+use kernel::{
+    prelude::*,
+    sync::{atomic::Relaxed, Arc},
+};
 
 impl Mapping {
     /// From here on regions may be in sync.
@@ -24,7 +27,7 @@ impl Mapping {
     }
 
     /// Changes the mode. What is on its way ends by the rules by which it began. Errors: `ENOMEM`.
-    pub(crate) fn set_mode(&self, mode: Mode) -> Result {
+    pub(crate) fn set_mode(self: &Arc<Self>, mode: Mode) -> Result {
         let mut stock = Stock::empty();
         if mode == Mode::Mirror && !self.traffic.lock().is_stocked {
             stock = Stock::new(&self.queue, self.may_move())?;
@@ -37,6 +40,8 @@ impl Mapping {
                 traffic.is_stocked = true;
             }
         });
+        // What waits for room may not need it any more.
+        self.kick();
         Ok(())
     }
 
@@ -60,10 +65,14 @@ impl Mapping {
 
     /// No bio goes to the clone from here on, which may have lost what was not flushed. Returns
     /// whether that is news.
-    pub(crate) fn detach(&self) -> bool {
+    pub(crate) fn detach(self: &Arc<Self>) -> bool {
         let mut traffic = self.traffic.lock();
         let news = core::mem::replace(&mut traffic.attached, false);
         traffic.losses += u64::from(news);
+        // What waits for room needs none now.
+        if !traffic.waiting.is_empty() {
+            self.kick();
+        }
         news
     }
 

@@ -255,6 +255,7 @@ impl Mapping {
         }
         let mut traffic = self.traffic.lock();
         let behind = traffic.is_behind(&intent);
+        let crowded = traffic.crowded;
         match traffic.admit(
             &self.geometry,
             &self.regions,
@@ -264,6 +265,8 @@ impl Mapping {
         ) {
             Admitted::Wait => {
                 if bio.is_nowait() {
+                    // It does not wait for room.
+                    traffic.crowded = crowded;
                     drop(traffic);
                     return bio.end(Status::AGAIN);
                 }

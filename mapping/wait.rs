@@ -113,6 +113,7 @@ impl Traffic {
     fn next_waiting(&mut self, mapping: &Mapping) -> Option<Next> {
         let mut waiting = core::mem::replace(&mut self.waiting, HeldList::new());
         let (mut entered, mut newly_held) = (None, 0);
+        let crowded = core::mem::replace(&mut self.crowded, false);
         let held = waiting.take_first(|effect, before| {
             let Effect::Waiting(mut intent) = *effect else {
                 return false;
@@ -138,7 +139,8 @@ impl Traffic {
         });
         self.waiting = waiting;
         self.held += newly_held;
-        self.crowded &= !self.waiting.is_empty();
+        // Where none may go, all of them were asked; else the others are asked again.
+        self.crowded |= crowded && held.is_some();
         Some(Next::Admitted(held?, entered?))
     }
 

@@ -151,38 +151,54 @@ def test_an_atomic_one_that_is_too_long_is_copied(rig: Rig) -> None:
     pair.check("after the writes")
 
 
-def test_more_writes_than_there_is_memory_for(rig: Rig) -> None:
-    """As many as there is memory for are on their way; others wait for them, NOWAIT does not."""
-    pair = Pair(
-        rig,
-        rig.null_blk(4),
-        rig.null_blk(4),
-        features=(*EXACT, "stable"),
-        gated=True,
-        mode="mirror",
-    )
+@pytest.mark.parametrize("how", ["the gate is opened", "mode track"])
+def test_more_writes_than_there_is_memory_for(rig: Rig, how: str) -> None:
+    """As many as there is memory for are on their way; others wait for them, NOWAIT does not. In
+    mode track none needs memory any more."""
+    disks = rig.null_blk(16), rig.null_blk(16)
+    pair = Pair(rig, *disks, features=(*EXACT, "stable"), gated=True, mode="mirror")
     device = complete(pair)
     shut = rig.shut(pair.clone_gate)
-    writes = []
-    for number in range(COPIES + 20):
-        data = stamped(f"w{number}", 8 * number, 8)
-        writes.append(rig.background(pair.write, 8 * number, data))
+    # Each is cut: what comes second begins in the middle of its owner's memory.
+    count, number = 300, COPIES + 20
+    writes = [
+        rig.background(pair.write, count * turn, stamped(f"w{turn}", count * turn, count))
+        for turn in range(number)
+    ]
     wait_until(lambda: len(shut.held()) >= COPIES, "as many writes as there is memory for")
 
     def impatient() -> None:
         with io.direct(device.disk) as fd:
-            io.pwrite(fd, 4096, stamped("nowait", 4096, 8), os.RWF_NOWAIT)
+            io.pwrite(fd, 30000, stamped("nowait", 30000, 8), os.RWF_NOWAIT)
 
     with pytest.raises(BlockingIOError):
         rig.background(impatient).result()
     assert len(shut.held()) == COPIES
     assert device.clone_status().state == "complete"
+    if how == "mode track":
+        device.set_mode("track")
+        wait_until(
+            lambda: sum(write.running for write in writes) <= COPIES, "what waited for memory"
+        )
+    shut.open()
+    for write in writes:
+        write.result()
+    device.set_mode("mirror")
+    device.start_and_wait()
+    pair.expect_copy()
+    pair.check("after the writes")
+    # All of the memory is there again.
+    shut = rig.shut(pair.clone_gate)
+    writes = [
+        rig.background(pair.write, 8 * turn, stamped(f"x{turn}", 8 * turn, 8))
+        for turn in range(COPIES)
+    ]
+    wait_until(lambda: len(shut.held()) == COPIES, "as many writes as there is memory for")
     shut.open()
     for write in writes:
         write.result()
     assert device.clone_status().dirty == 0
-    pair.expect_copy()
-    pair.check("after the writes")
+    pair.check_equal("after more writes")
 
 
 def test_a_clone_that_wants_no_gaps(rig: Rig) -> None:

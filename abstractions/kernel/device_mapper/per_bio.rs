@@ -122,7 +122,7 @@ impl Head {
         self.ended.store(ended, Relaxed);
     }
 
-    /// Whether there is, or was, a share.
+    /// Whether there is a share, or was one and the bio has not ended since.
     pub(super) fn is_shared(&self) -> bool {
         self.ends.load(Relaxed) > 0
     }
