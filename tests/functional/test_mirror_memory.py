@@ -26,6 +26,12 @@ PIECE = 256
 COPIES = 64
 
 
+def gated_pair(rig: Rig, size: int, features: tuple = (*EXACT, "stable")) -> Pair:
+    """Two disks of so many MiB, both behind gates."""
+    disks = rig.null_blk(size), rig.null_blk(size)
+    return Pair(rig, *disks, features=features, gated=True, mode="mirror")
+
+
 def complete(pair: Pair) -> CloneDevice:
     """The pair's device, once both are the same."""
     pair.device.start_and_wait()
@@ -40,14 +46,7 @@ def write_from(pair: Pair, sector: int, *memory: memoryview, flags: int = 0) -> 
 
 def test_both_get_what_was_sent(rig: Rig) -> None:
     """Memory that changes while both legs wait: both devices have what it was before."""
-    pair = Pair(
-        rig,
-        rig.null_blk(2),
-        rig.null_blk(2),
-        features=(*EXACT, "stable"),
-        gated=True,
-        mode="mirror",
-    )
+    pair = gated_pair(rig, 2)
     complete(pair)
     sent = stamped("sent", 100, 300)
     buffer = io.aligned(sent)
@@ -72,8 +71,7 @@ def test_both_get_what_was_sent(rig: Rig) -> None:
 def test_memory_that_changes_all_the_time(rig: Rig, stable: bool) -> None:
     """Overlapping writes from memory that is scribbled on leave both devices the same; without
     `stable` they don't, so that the test could tell."""
-    features = (*EXACT, "stable") if stable else EXACT
-    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), features=features, gated=True, mode="mirror")
+    pair = gated_pair(rig, 2, (*EXACT, "stable") if stable else EXACT)
     complete(pair)
     buffer = io.aligned(64 * SECTOR)
     over = threading.Event()
@@ -110,14 +108,7 @@ def test_memory_that_changes_all_the_time(rig: Rig, stable: bool) -> None:
 
 def test_long_ones_are_cut(rig: Rig) -> None:
     """A write that is larger than the target's memory reaches both devices in pieces."""
-    pair = Pair(
-        rig,
-        rig.null_blk(4),
-        rig.null_blk(4),
-        features=(*EXACT, "stable"),
-        gated=True,
-        mode="mirror",
-    )
+    pair = gated_pair(rig, 4)
     complete(pair)
     trace = rig.bio_trace(*pair.below)
     pair.write(10, stamped("long", 10, 2 * PIECE + 30))
@@ -155,8 +146,7 @@ def test_an_atomic_one_that_is_too_long_is_copied(rig: Rig) -> None:
 def test_more_writes_than_there_is_memory_for(rig: Rig, how: str) -> None:
     """As many as there is memory for are on their way; others wait for them, NOWAIT does not. In
     mode track none needs memory any more."""
-    disks = rig.null_blk(16), rig.null_blk(16)
-    pair = Pair(rig, *disks, features=(*EXACT, "stable"), gated=True, mode="mirror")
+    pair = gated_pair(rig, 16)
     device = complete(pair)
     shut = rig.shut(pair.clone_gate)
     # Each is cut: what comes second begins in the middle of its owner's memory.
