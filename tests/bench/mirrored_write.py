@@ -2,8 +2,8 @@
 """What a write to two devices costs, against md's RAID1 and dm-mirror over disks of the same kind.
 
 All are measured in turn in the same boot, over pairs of null_blk disks of their own, which do
-nothing but complete requests, so that what is seen is what the mirror costs the processors; and over
-pairs that take a while for each request, where it is whether both are written at once. md and
+nothing but complete requests, so that what is seen is what the mirror costs the processors; and
+over pairs that take a while for each request, where it is whether both are written at once. md and
 dm-mirror keep no log, as clone-rs keeps none on disk.
 """
 
