@@ -97,6 +97,11 @@ impl Legs {
             clone,
         }
     }
+
+    /// Whether a write's data may have to be moved to memory of ours.
+    fn may_move(&self, settings: Settings) -> bool {
+        settings.stable || self.clone_layout.is_some()
+    }
 }
 
 /// What users' bios do to the clone.
@@ -170,9 +175,8 @@ impl Mapping {
         queue: Arc<OwnedQueue>,
     ) -> Result<Arc<Self>> {
         let regions = RegionMap::new(geometry.regions())?;
-        let may_move = settings.stable || legs.clone_layout.is_some();
         let stock = (settings.mode == Mode::Mirror)
-            .then(|| Stock::new(&queue, may_move))
+            .then(|| Stock::new(&queue, legs.may_move(settings)))
             .transpose()?;
         let traffic = Traffic::new(geometry, settings.mode, stock)?;
         Arc::pin_init(
@@ -289,11 +293,6 @@ impl Mapping {
                 )
             }
         }
-    }
-
-    /// Whether a write's data may have to be moved to memory of ours.
-    fn may_move(&self) -> bool {
-        self.settings.stable || self.legs.clone_layout.is_some()
     }
 
     /// Whether this one's has to, if it is to reach both devices.
