@@ -32,6 +32,7 @@ mod name;
 mod operations;
 mod per_bio;
 mod registration;
+mod target;
 mod text;
 
 pub(crate) use ctr::{Args, BioCounts, Constructor, CtrError};
@@ -40,7 +41,9 @@ pub(crate) use held_bio::{EndResult, EndingBio, HeldBio, HeldList};
 pub(crate) use mapped_bio::{MapResult, MappedBio};
 pub(crate) use mapped_device::MappedDevice;
 pub(crate) use name::DeviceName;
-pub(crate) use operations::{
+pub(crate) use per_bio::{BioShare, ShareList};
+pub(crate) use registration::{Instances, Registration};
+pub(crate) use target::{
     Features,
     IoctlAccess,
     IterateDevices,
@@ -50,6 +53,4 @@ pub(crate) use operations::{
     Suspend,
     Target, //
 };
-pub(crate) use per_bio::{BioShare, ShareList};
-pub(crate) use registration::{Instances, Registration};
 pub(crate) use text::Text;
