@@ -1,89 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The feature arguments of a table line: what there is, what each may be, what is printed of them.
+//! The feature arguments of a table line: how they are read, and what is printed of them.
+
+mod name;
+mod value;
 
 use super::args::{parse_number, Refusal, Word};
 use crate::{
     mapping::{
-        geometry::{default_region_size, Geometry, MAX_REGION_SIZE, MIN_REGION_SIZE},
+        geometry::{default_region_size, Geometry},
         Mode, Settings,
     },
     rmw::{OnCloneError, OnReadError, Pipeline, Policy},
 };
-use kernel::{c_str, fmt, prelude::*};
-
-/// All feature arguments of the control surface: name, whether a value follows, and the texts that
-/// refuse it. The texts are static, as the core prints them after the constructor has returned.
-macro_rules! features {
-    ($($feature:ident $name:literal $has_value:literal,)*) => {
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        enum Feature {
-            $($feature,)*
-        }
-
-        impl Feature {
-            const ALL: &'static [Self] = &[$(Self::$feature,)*];
-
-            fn name(self) -> &'static str {
-                match self { $(Self::$feature => $name,)* }
-            }
-
-            fn has_value(self) -> bool {
-                match self { $(Self::$feature => $has_value,)* }
-            }
-
-            fn given_twice(self) -> &'static CStr {
-                match self {
-                    $(Self::$feature => c_str!(concat!("Feature ", $name, " is given twice")),)*
-                }
-            }
-
-            fn lacks_value(self) -> &'static CStr {
-                match self {
-                    $(Self::$feature => c_str!(concat!("Feature ", $name, " lacks its value")),)*
-                }
-            }
-
-            fn unsupported(self) -> &'static CStr {
-                match self {
-                    $(Self::$feature =>
-                        c_str!(concat!("Feature ", $name, " is not supported yet")),)*
-                }
-            }
-        }
-    };
-}
-
-features! {
-    RegionSize "region_size" true,
-    Mode "mode" true,
-    Autostart "autostart" false,
-    Depth "depth" true,
-    Batch "batch" true,
-    Rate "rate" true,
-    Sparse "sparse" false,
-    Delta "delta" false,
-    StrictDiscard "strict_discard" false,
-    Stable "stable" false,
-    OnReadError "on_read_error" true,
-    OnCloneError "on_clone_error" true,
-    Final "final" true,
-    Metadata "metadata" true,
-}
-
-impl Feature {
-    fn of(word: Word<'_>) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|feature| word.eq_ignore_ascii_case(feature.name().as_bytes()))
-    }
-
-    /// Which one it is, as a bit.
-    fn bit(self) -> u32 {
-        1 << self as u32
-    }
-}
+use kernel::{fmt, prelude::*};
+use name::Feature;
+pub(super) use value::{batch, depth, mode, rate};
+use value::{final_regions, on_clone_error, on_read_error, region_size};
 
 /// The values of the feature arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,31 +150,9 @@ impl Options {
             Feature::Autostart => self.policy.autostart = true,
             Feature::StrictDiscard => self.settings.strict_discard = true,
             Feature::Stable => self.settings.stable = true,
-            Feature::OnReadError => {
-                self.policy.on_read_error = match which(value, &["stop", "skip"]) {
-                    Some(0) => OnReadError::Stop,
-                    Some(_) => OnReadError::Skip,
-                    None => return Err(Refusal::new(c"on_read_error must be stop or skip", value)),
-                };
-            }
-            Feature::OnCloneError => {
-                self.policy.on_clone_error = match which(value, &["detach", "stop"]) {
-                    Some(0) => OnCloneError::Detach,
-                    Some(_) => OnCloneError::Stop,
-                    None => {
-                        return Err(Refusal::new(
-                            c"on_clone_error must be detach or stop",
-                            value,
-                        ))
-                    }
-                };
-            }
-            Feature::Final => {
-                self.policy.final_regions = bounded(value, 0, u32::MAX, 1).ok_or(Refusal::new(
-                    c"final must be a number of regions below 2^32",
-                    value,
-                ))?;
-            }
+            Feature::OnReadError => self.policy.on_read_error = on_read_error(value)?,
+            Feature::OnCloneError => self.policy.on_clone_error = on_clone_error(value)?,
+            Feature::Final => self.policy.final_regions = final_regions(value)?,
             Feature::Sparse | Feature::Delta | Feature::Metadata => {
                 return Err(Refusal::new(
                     feature.unsupported(),
@@ -259,66 +170,6 @@ enum Value {
     None,
     Word(&'static str),
     Number(u64),
-}
-
-/// Which of some words it is, without regard to case.
-fn which(value: Word<'_>, words: &[&str]) -> Option<usize> {
-    words
-        .iter()
-        .position(|word| value.eq_ignore_ascii_case(word.as_bytes()))
-}
-
-/// What `depth` may be, in a table line and in a message.
-pub(super) fn depth(value: Word<'_>) -> Result<u32, Refusal<'_>> {
-    bounded(value, 1, Pipeline::MAX_DEPTH, 1)
-        .ok_or(Refusal::new(c"depth must be from 1 to 256", value))
-}
-
-/// What `batch` may be.
-pub(super) fn batch(value: Word<'_>) -> Result<u32, Refusal<'_>> {
-    let unit = Pipeline::BATCH_UNIT;
-    bounded(value, unit, Pipeline::MAX_BATCH, unit).ok_or(Refusal::new(
-        c"batch must be a multiple of 8 from 8 to 16384",
-        value,
-    ))
-}
-
-/// What `rate` may be.
-pub(super) fn rate(value: Word<'_>) -> Result<u32, Refusal<'_>> {
-    bounded(value, 0, u32::MAX, 1).ok_or(Refusal::new(
-        c"rate must be a number of KiB a second below 2^32",
-        value,
-    ))
-}
-
-fn bounded(value: Word<'_>, min: u32, max: u32, unit: u32) -> Option<u32> {
-    let number = u32::try_from(parse_number(value)?).ok()?;
-    ((min..=max).contains(&number) && number % unit == 0).then_some(number)
-}
-
-fn region_size(value: Word<'_>) -> Result<u64, Refusal<'_>> {
-    let text = match parse_number(value) {
-        None => c"region_size must be a number of sectors",
-        Some(0) => c"region_size must not be 0",
-        Some(size) if size < MIN_REGION_SIZE => c"region_size must be at least 8 sectors",
-        Some(size) if !size.is_power_of_two() => c"region_size must be a power of two",
-        Some(size) if size > MAX_REGION_SIZE => c"region_size must be at most 2097152 sectors",
-        Some(size) => return Ok(size),
-    };
-    Err(Refusal::new(text, value))
-}
-
-/// What `mode` may be.
-pub(super) fn mode(value: Word<'_>) -> Result<Mode, Refusal<'_>> {
-    match which(value, &["track", "mirror", "snapshot"]) {
-        Some(0) => Ok(Mode::Track),
-        Some(1) => Ok(Mode::Mirror),
-        Some(_) => Err(Refusal::new(c"Mode snapshot is not supported yet", value)),
-        None => Err(Refusal::new(
-            c"mode must be track, mirror or snapshot",
-            value,
-        )),
-    }
 }
 
 /// Parses `[<#feature args> [<feature arg>]...]`; what is not given gets its default.
