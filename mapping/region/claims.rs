@@ -17,6 +17,25 @@ pub(crate) struct Claim {
     pub(crate) fresh: bool,
 }
 
+impl Claim {
+    /// What comes before one of its regions, that region, and what comes after it.
+    pub(crate) fn split_around(self, region: u64) -> (Option<Self>, Self, Option<Self>) {
+        let part = |first: u64, end: u64| {
+            (first < end).then(|| Self {
+                span: Span::new(first, end - first),
+                ..self
+            })
+        };
+        let (first, end) = (self.span.first(), self.span.end());
+        let region = region.clamp(first, end - 1);
+        let one = Self {
+            span: Span::new(region, 1),
+            ..self
+        };
+        (part(first, region), one, part(region + 1, end))
+    }
+}
+
 impl RegionMap {
     /// The first region from `from` up to `end` that may be claimed: dirty, not claimed by another
     /// job, not put aside.
@@ -115,20 +134,25 @@ impl RegionMap {
         });
     }
 
-    /// The job has not copied its regions: they are dirty as before.
+    /// The job has not copied its regions: they are dirty as before, but those that were discarded
+    /// meanwhile.
     pub(crate) fn put_back(&self, claim: Claim) {
         self.give_up(claim, 0);
     }
 
-    /// The same, and they are not tried again before [`retry`](Self::retry) or a write to them.
+    /// The same, and they are not tried again before [`retry`](Self::retry) or a write to them,
+    /// which may have come already.
     pub(crate) fn put_aside(&self, claim: Claim) {
         self.give_up(claim, A);
     }
 
-    fn give_up(&self, claim: Claim, more: u64) {
-        let bits = D | more | if claim.fresh { S } else { 0 };
+    fn give_up(&self, claim: Claim, aside: u64) {
+        let bits = D | if claim.fresh { S } else { 0 };
         self.change(claim.span, |old, lanes| {
-            (old | (lanes & bits)) & !(lanes & C)
+            let discarded = whole(old >> 2 & !old);
+            let again = lanes & !discarded;
+            let aside = again & aside & !((old & D) << 3);
+            (old | (again & bits) | aside) & !(lanes & C)
         });
     }
 }
@@ -234,12 +258,58 @@ mod tests {
     }
 
     #[test]
+    fn what_is_discarded_while_it_can_not_be_read_is_skipped() -> Result {
+        let map = RegionMap::new(20)?;
+        for aside in [false, true] {
+            let claim = take(&map, 0, 20, 20).ok_or(EINVAL)?;
+            map.skip(Span::new(5, 3));
+            if aside {
+                map.put_aside(claim);
+                assert_eq!(counts(&map), (0, 3, 0, 17, 17));
+            } else {
+                map.put_back(claim);
+                assert_eq!(counts(&map), (0, 3, 0, 17, 0));
+                map.dirty(Span::new(5, 3));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
     fn what_is_put_back_is_as_before() -> Result {
         let map = RegionMap::new(20)?;
         let claim = take(&map, 0, 20, 10).ok_or(EINVAL)?;
         map.put_back(claim);
         assert_eq!(counts(&map), (0, 0, 0, 20, 0));
         assert_eq!(claimed(take(&map, 0, 20, 20)), Some((0, 20, true)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_claim_is_given_back_in_parts() -> Result {
+        let map = RegionMap::new(20)?;
+        let claim = take(&map, 4, 20, 8).ok_or(EINVAL)?;
+        let (before, one, after) = claim.split_around(6);
+        assert_eq!(claimed(before), Some((4, 6, true)));
+        assert_eq!(claimed(Some(one)), Some((6, 7, true)));
+        assert_eq!(claimed(after), Some((7, 12, true)));
+        assert!(claim.split_around(4).0.is_none() && claim.split_around(11).2.is_none());
+        map.put_aside(one);
+        map.copied(before.ok_or(EINVAL)?.span, false);
+        assert_eq!(counts(&map), (2, 0, 5, 13, 1));
+        map.put_back(after.ok_or(EINVAL)?);
+        assert_eq!(counts(&map), (2, 0, 0, 18, 1));
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_written_meanwhile_is_not_put_aside() -> Result {
+        let map = RegionMap::new(20)?;
+        let claim = take(&map, 0, 20, 10).ok_or(EINVAL)?;
+        map.dirty(Span::new(3, 1));
+        map.put_aside(claim);
+        assert_eq!(counts(&map), (0, 0, 0, 20, 9));
+        assert_eq!(claimed(take(&map, 0, 10, 20)), Some((3, 4, true)));
         Ok(())
     }
 
