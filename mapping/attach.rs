@@ -68,7 +68,9 @@ impl Mapping {
     pub(crate) fn detach(self: &Arc<Self>) -> bool {
         let mut traffic = self.traffic.lock();
         let news = core::mem::replace(&mut traffic.attached, false);
-        traffic.losses += u64::from(news);
+        if news {
+            traffic.lose();
+        }
         // What waits for room needs none now.
         if !traffic.waiting.is_empty() {
             self.kick();
@@ -78,13 +80,18 @@ impl Mapping {
 
     /// The clone has lost what was not flushed; bios go there.
     pub(crate) fn lose(&self) -> Wake {
-        self.traffic.lock().losses += 1;
+        self.traffic.lock().lose();
         self.step_back()
     }
 
     /// How often the clone may have lost what was written on it.
     pub(crate) fn losses(&self) -> u64 {
         self.traffic.lock().losses
+    }
+
+    /// All was copied and flushed since the clone last lost something.
+    pub(crate) fn trust(&self) {
+        self.traffic.lock().doubted = false;
     }
 
     /// What was written on the clone since its last flush is dirty again. What is written later is
@@ -126,11 +133,12 @@ impl Mapping {
     /// See [`Mapping::adopt`].
     pub(super) fn adopt_traffic(&self, other: &Self) {
         let mut unflushed = Unflushed::none(other.geometry);
-        let (engaged, mirrored, counters) = {
+        let (engaged, mirrored, doubted, counters) = {
             let mut theirs = other.traffic.lock();
             core::mem::swap(&mut theirs.unflushed, &mut unflushed);
             let counters = (theirs.held, theirs.fallback);
-            (theirs.engaged, theirs.mirrored, counters)
+            let doubted = theirs.doubted || !theirs.attached;
+            (theirs.engaged, theirs.mirrored, doubted, counters)
         };
         let mut ours = Unflushed::none(self.geometry);
         core::mem::swap(&mut self.traffic.lock().unflushed, &mut ours);
@@ -139,6 +147,7 @@ impl Mapping {
             core::mem::swap(&mut traffic.unflushed, &mut ours);
             traffic.engaged |= engaged;
             traffic.mirrored |= mirrored;
+            traffic.doubted |= doubted;
             (traffic.held, traffic.fallback) = counters;
         });
     }

@@ -11,6 +11,8 @@ pub(crate) struct Claimed {
     pub(crate) claim: Claim,
     /// How often the clone may have lost something until then.
     pub(crate) losses: u64,
+    /// Whether what the clone answers is of no use, see `Traffic::doubted`.
+    pub(crate) doubted: bool,
     /// The number of its hold, where writes to them wait until they are copied.
     pub(crate) hold: Option<u64>,
 }
@@ -62,10 +64,11 @@ impl Mapping {
                 traffic.hold = Some((self.geometry.sectors(claim.span), traffic.holds));
                 traffic.watched = true;
             }
-            let losses = traffic.losses;
+            let (losses, doubted) = (traffic.losses, traffic.doubted);
             return Some(Ok(Claimed {
                 claim,
                 losses,
+                doubted,
                 hold,
             }));
         }

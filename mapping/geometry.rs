@@ -76,6 +76,15 @@ impl Range {
             }),
         )
     }
+
+    /// This and what follows right after it.
+    pub(crate) fn joined(self, next: Option<Self>) -> Self {
+        // INVARIANT: Both end within the target.
+        Self {
+            start: self.start,
+            len: self.len + next.map_or(0, Self::len),
+        }
+    }
 }
 
 /// A run of regions.

@@ -77,6 +77,8 @@ pub(crate) struct Legs {
     /// Whether the clone can be told to write zeroes, and to discard.
     pub(crate) clone_zeroes: bool,
     pub(crate) clone_discards: bool,
+    /// The larger one of their logical blocks, in sectors.
+    pub(crate) block: u32,
     /// How the clone wants data to lie in memory, where the backing device is content with less.
     clone_layout: Option<MemoryLayout>,
 }
@@ -91,6 +93,7 @@ impl Legs {
             // No medium is forced to write zeroes at once.
             clone_zeroes: clone.can_write_zeroes() && !clone_fua,
             clone_discards: clone.can_discard(),
+            block: (backing.logical_block_sectors()).max(clone.logical_block_sectors()),
             clone_layout: Some(clone.memory_layout())
                 .filter(|layout| layout.is_stricter_than(backing.memory_layout())),
             backing,

@@ -48,6 +48,9 @@ pub(super) struct Traffic {
     pub(super) attached: bool,
     /// How often the clone may have lost what was written on it.
     pub(super) losses: u64,
+    /// Whether that was since the copy was complete: what the clone answers may be what it has lost
+    /// already, and has in a cache only.
+    pub(super) doubted: bool,
     pub(super) in_flight: InFlight,
     /// What may not go yet, in order of arrival.
     pub(super) waiting: HeldList<Effect>,
@@ -105,6 +108,7 @@ impl Traffic {
             mirrored: false,
             attached: true,
             losses: 0,
+            doubted: false,
             in_flight: InFlight::new()?,
             waiting: HeldList::new(),
             again: HeldList::new(),
@@ -121,6 +125,12 @@ impl Traffic {
             held: 0,
             fallback: 0,
         })
+    }
+
+    /// The clone may have lost what was written on it and not flushed.
+    pub(super) fn lose(&mut self) {
+        self.losses += 1;
+        self.doubted = true;
     }
 
     /// Whether writes go to both devices where these are the same.

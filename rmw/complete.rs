@@ -6,32 +6,105 @@
 use super::{
     engine::{Engine, OnCloneError, OnReadError, Shared},
     errors::Side,
-    job::{Claimed, Job, Ready},
+    job::{Action, Bad, Claimed, Job, Part, Ready},
 };
-use crate::{abstractions::bio::Priority, mapping::geometry::Range};
+use crate::{
+    abstractions::bio::Priority,
+    mapping::{geometry::Range, region::Claim},
+};
 use kernel::{prelude::*, sync::Arc};
 
-/// The piece is on the clone device (though perhaps in its cache). This is recorded before its
-/// regions can count as in sync.
-pub(super) fn wrote(job: &Job<Ready>) {
-    let piece = job.run.piece;
-    job.engine.mapping.mark_unflushed(piece);
+/// The part is on the clone device (though perhaps in its cache). This is recorded before its
+/// regions can count as in sync. What was found there may be in the cache, too.
+pub(super) fn account(job: &Job<Ready>) {
+    let Part { range, action } = job.state.part;
+    job.engine.mapping.mark_unflushed(range);
     let mut shared = job.engine.shared.lock();
-    shared.counters.copied += piece.len();
-    if !job.run.claim.fresh {
-        shared.counters.recopied += piece.len();
+    let counters = &mut shared.counters;
+    match action {
+        Action::Zero => counters.zeroed += range.len(),
+        Action::Keep => counters.unchanged += range.len(),
+        Action::Write => {
+            counters.copied += range.len();
+            if !job.run.claim.fresh {
+                counters.recopied += range.len();
+            }
+        }
+        // It was counted when it was found.
+        Action::Fill => {}
     }
 }
 
-/// All of the run is.
-pub(super) fn copied(job: Job<Ready>) {
+/// All of the run is, but what can't be read.
+pub(super) fn copied(job: Job<Claimed>) {
+    match job.run.bad {
+        Some(bad) => {
+            if let Some(claim) = end_up_to(&job, bad) {
+                give_back(&job, claim);
+            }
+        }
+        None => give_back(&job, job.run.claim),
+    }
+    end(job);
+}
+
+/// Regions were copied as far as the job knows.
+fn give_back(job: &Job<Claimed>, claim: Claim) {
+    let mapping = &job.engine.mapping;
     // Else a loss that comes after this finds the marks of all pieces, and makes their regions
     // dirty.
-    if job.engine.mapping.losses() != job.run.losses {
-        return put_back(job);
+    if mapping.losses() == job.run.losses {
+        mapping.copied(claim);
+    } else {
+        mapping.regions.put_back(claim);
+        job.engine.shared.lock().plan.look_again();
     }
-    job.engine.mapping.copied(job.run.claim);
-    end(job);
+}
+
+/// The job has passed the region that something could not be read of: that one is put aside, those
+/// before it were copied. Returns what the job has after it.
+fn end_up_to(job: &Job<Claimed>, bad: Bad) -> Option<Claim> {
+    let (before, one, after) = job.run.claim.split_around(bad.region);
+    if let Some(before) = before {
+        give_back(job, before);
+    }
+    put_aside(job, one, bad.retries);
+    after
+}
+
+/// Regions are put aside, unless what is bad was to be tried again since `retries` was read: in one
+/// step with that question, so that they are put aside before that, and released by it, or not at
+/// all.
+fn put_aside(job: &Job<Claimed>, claim: Claim, retries: u64) {
+    let mut shared = job.engine.shared.lock();
+    let regions = &job.engine.mapping.regions;
+    if shared.retries == retries {
+        regions.put_aside(claim);
+    } else {
+        regions.put_back(claim);
+        shared.plan.look_again();
+    }
+}
+
+/// The piece is a logical block that can't be read.
+pub(super) fn found_bad(job: &mut Job<Claimed>, errno: c_int) {
+    let piece = job.run.piece;
+    let region = job.engine.mapping.geometry.region_of(piece.start());
+    if let Some(passed) = job.run.bad.filter(|passed| passed.region != region) {
+        // There is something after it: where the job is.
+        if let Some(claim) = end_up_to(job, passed) {
+            job.run.claim = claim;
+        }
+    }
+    let retries = {
+        let mut shared = job.engine.shared.lock();
+        shared.counters.bad += piece.len();
+        shared.retries
+    };
+    // Of a region with several bad blocks the first one counts.
+    let bad = job.run.bad.filter(|bad| bad.region == region);
+    job.run.bad = Some(bad.unwrap_or(Bad { region, retries }));
+    record(&job.engine, Side::Backing, piece, errno);
 }
 
 /// The job may not go on; its regions wait again.
@@ -41,20 +114,20 @@ pub(super) fn put_back<State>(job: Job<State>) {
     end(job);
 }
 
-/// The piece could not be read.
+/// The piece could not be read, and nothing more is tried.
 pub(super) fn read_failed(job: Job<Claimed>, errno: c_int) {
+    let retries = job.engine.shared.lock().retries;
     record(&job.engine, Side::Backing, job.run.piece, errno);
-    let regions = &job.engine.mapping.regions;
     match job.engine.policy.on_read_error {
-        OnReadError::Stop => regions.put_back(job.run.claim),
-        OnReadError::Skip => regions.put_aside(job.run.claim),
+        OnReadError::Stop => job.engine.mapping.regions.put_back(job.run.claim),
+        OnReadError::Skip => put_aside(&job, job.run.claim, retries),
     }
     end(job);
 }
 
-/// The piece could not be written.
+/// The part could not be written.
 pub(super) fn write_failed(job: Job<Ready>, errno: c_int) {
-    record(&job.engine, Side::Clone, job.run.piece, errno);
+    record(&job.engine, Side::Clone, job.state.part.range, errno);
     job.engine.mapping.regions.put_back(job.run.claim);
     end(job);
 }

@@ -37,6 +37,8 @@ impl Engine {
     /// Begins to copy, or goes on, now or at the next resume. What failed is forgotten and tried
     /// again, also a clone that was detached.
     pub(crate) fn start(self: &Arc<Self>) {
+        // What is put aside before this is released below; what would be after it is tried again.
+        self.shared.lock().forget_errors();
         // Before the scheduler may look for what is left.
         self.mapping.regions.retry();
         self.mapping.engage();
@@ -45,15 +47,40 @@ impl Engine {
         self.mapping.attach();
         shared.run = Run::Started;
         shared.flush_failed = false;
-        shared.failed = false;
-        shared.errors.clear();
         let shut = shared.gate == Gate::Shut;
+        if shut {
+            // Another target's state may have been taken over since.
+            shared.forget_errors();
+        }
         drop(shared);
         if shut {
-            // Another target's state may have been taken over since the step above.
             self.mapping.regions.retry();
         }
         self.wake();
+    }
+
+    /// Tries again what could not be read, which is forgotten, and a flush of the clone; goes on
+    /// where copying has paused.
+    pub(crate) fn retry(self: &Arc<Self>) -> Result<(), Refused> {
+        let mut shared = self.shared.lock();
+        if shared.gate != Gate::Open {
+            return Err(Refused::Suspended);
+        }
+        if !self.mapping.is_attached() {
+            return Err(Refused::Detached);
+        }
+        if shared.run == Run::Idle {
+            return Err(Refused::NotStarted);
+        }
+        shared.errors.forget_reads();
+        shared.flush_failed = false;
+        shared.retries += 1;
+        drop(shared);
+        // Before the scheduler may look for what is left, and pause where there is nothing else.
+        self.mapping.regions.retry();
+        self.shared.lock().run = Run::Started;
+        self.wake();
+        Ok(())
     }
 
     /// Begins no more jobs, and forgets the ranges that were asked for, which stay dirty; jobs in
@@ -157,7 +184,7 @@ impl Engine {
         loop {
             let (missing, generation) = self.shared.lock().pool.missing(pipeline);
             let mut slots = pipeline
-                .slots(generation, missing, &self.jobs)
+                .slots(generation, missing, self.mapping.legs.block, &self.jobs)
                 .map_err(|_| Refused::NoMemory)?;
             // For those that will be of no use, and as the pool's own room.
             slots

@@ -26,17 +26,20 @@ use kernel::{
     impl_has_delayed_work, new_condvar, new_delayed_work, new_mutex,
     prelude::*,
     str::CString,
-    sync::{Arc, CondVar, Mutex},
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, CondVar, Mutex,
+    },
     time::{msecs_to_jiffies, Delta},
     workqueue::{DelayedWork, WorkItem},
 };
 
-/// What happens when a run can't be read.
+/// What happens when something can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnReadError {
     /// Copying pauses.
     Stop,
-    /// The run is put aside, and the others are copied.
+    /// All that can be read is copied, and the regions with the rest are put aside.
     Skip,
 }
 
@@ -58,6 +61,12 @@ pub(crate) struct Policy {
     pub(crate) autostart: bool,
     /// The most regions that a suspend copies which `finish` has armed.
     pub(crate) final_regions: u32,
+    /// Zeroes are not written, the clone is told of them.
+    pub(crate) sparse: bool,
+    /// What the clone has already is not written.
+    pub(crate) delta: bool,
+    /// What can't be read becomes zeroes on the clone.
+    pub(crate) fill_bad: bool,
 }
 
 impl Policy {
@@ -66,6 +75,9 @@ impl Policy {
         on_clone_error: OnCloneError::Detach,
         autostart: false,
         final_regions: 4096,
+        sparse: false,
+        delta: false,
+        fill_bad: false,
     };
 }
 
@@ -121,6 +133,8 @@ pub(super) struct Shared {
     pub(super) flush_failed: bool,
     /// Whether anything failed since the last `start`.
     pub(super) failed: bool,
+    /// How often what is put aside was to be tried again.
+    pub(super) retries: u64,
     pub(super) errors: ErrorList,
     pub(super) counters: Counters,
 }
@@ -151,6 +165,8 @@ pub(crate) struct Engine {
     /// Signalled when the last slot comes home, and when copying ends.
     #[pin]
     pub(super) ended: CondVar,
+    /// Whether the clone has refused to write zeroes by itself.
+    refuses_zeroes: Atomic<bool>,
     #[pin]
     log: RateLimit,
     #[pin]
@@ -205,14 +221,16 @@ impl Engine {
         let jobs_name = CString::try_from_fmt(fmt!("clone-rs-jobs/{name}"))?;
         let jobs = Arc::new(OwnedQueue::new(&jobs_name, JOBS_AT_WORK)?, GFP_KERNEL)?;
         // What flushes needs next to no memory.
-        let flusher = Pipeline { depth: 1, batch: 8 }.slots(0, 1, &queue)?.pop();
+        let flusher = Pipeline { depth: 1, batch: 8 }
+            .slots(0, 1, 1, &queue)?
+            .pop();
         let shared = Shared {
             gate: Gate::Shut,
             run: Run::Idle,
             armed: false,
             suspend: Suspend::Flush,
             ended_writes: None,
-            pool: Pool::new(pipeline, &jobs)?,
+            pool: Pool::new(pipeline, mapping.legs.block, &jobs)?,
             plan: Plan::new()?,
             pace: Pace::new(rate),
             cursor: u64::MAX,
@@ -224,6 +242,7 @@ impl Engine {
             completes: false,
             flush_failed: false,
             failed: false,
+            retries: 0,
             errors: ErrorList::new()?,
             counters: Counters::default(),
         };
@@ -236,6 +255,7 @@ impl Engine {
                 shared <- new_irq_spinlock!(shared, "dm_clone_rs::Engine::shared"),
                 message <- new_mutex!((), "dm_clone_rs::Engine::message"),
                 ended <- new_condvar!("dm_clone_rs::Engine::ended"),
+                refuses_zeroes: Atomic::new(false),
                 log <- RateLimit::new(c"dm_clone_rs: copy"),
                 scheduler <- new_delayed_work!("dm_clone_rs::Engine::scheduler"),
                 queue,
@@ -296,6 +316,23 @@ impl Engine {
         !gate.lets_jobs_begin() || !self.mapping.is_attached()
     }
 
+    /// Whether the clone can be told to write zeroes.
+    pub(super) fn writes_zeroes(&self) -> bool {
+        self.mapping.legs.clone.can_write_zeroes() && !self.refuses_zeroes.load(Relaxed)
+    }
+
+    /// The clone has refused to; it is not asked again.
+    pub(super) fn zeroes_refused(&self) {
+        self.refuses_zeroes.store(true, Relaxed);
+    }
+
+    /// Whether a job that has come to something bad gives up: copying has paused since, and nobody
+    /// has asked for a range (those are forgotten when it pauses).
+    pub(super) fn has_paused(&self) -> bool {
+        let shared = self.shared.lock();
+        shared.run != Run::Started && shared.plan.is_empty()
+    }
+
     /// Whether an error may be logged now.
     pub(super) fn may_log(&self) -> bool {
         self.log.allows()
@@ -321,6 +358,15 @@ impl Shared {
     /// Whether a flush of the clone is in flight.
     pub(super) fn is_flushing(&self) -> bool {
         self.flusher.is_none()
+    }
+
+    /// What has failed is forgotten, and will be tried again: what is put aside from here on was
+    /// tried after that.
+    pub(super) fn forget_errors(&mut self) {
+        self.retries += 1;
+        self.flush_failed = false;
+        self.failed = false;
+        self.errors.clear();
     }
 
     /// Copying pauses, whatever it did.

@@ -30,10 +30,32 @@ struct Entry {
     count: u64,
 }
 
+impl Entry {
+    /// Whether both are of the same kind and nothing is between them, or both are flushes.
+    fn touches(&self, other: &Self) -> bool {
+        let end = |entry: &Self| entry.sector + entry.count;
+        (self.side, self.errno, self.count == 0) == (other.side, other.errno, other.count == 0)
+            && self.sector <= end(other)
+            && other.sector <= end(self)
+    }
+
+    /// Both as one.
+    fn joined(self, other: &Self) -> Self {
+        let sector = self.sector.min(other.sector);
+        let end = (self.sector + self.count).max(other.sector + other.count);
+        Self {
+            sector,
+            count: end - sector,
+            ..self
+        }
+    }
+}
+
 /// A bounded list. Locking: its owner's.
 pub(super) struct ErrorList {
     entries: KVec<Entry>,
-    left_out: u64,
+    /// How many did not fit, of either side.
+    left_out: [u64; 2],
 }
 
 impl ErrorList {
@@ -44,7 +66,7 @@ impl ErrorList {
     pub(super) fn new() -> Result<Self> {
         Ok(Self {
             entries: KVec::with_capacity(Self::MAX, GFP_KERNEL)?,
-            left_out: 0,
+            left_out: [0; 2],
         })
     }
 
@@ -52,46 +74,52 @@ impl ErrorList {
     pub(super) fn none() -> Self {
         Self {
             entries: KVec::new(),
-            left_out: 0,
+            left_out: [0; 2],
         }
     }
 
     /// Forgets all.
     pub(super) fn clear(&mut self) {
         self.entries.clear();
-        self.left_out = 0;
+        self.left_out = [0; 2];
     }
 
-    /// Adds a failure of `count` sectors at `sector`.
+    /// Adds a failure of `count` sectors at `sector`. What touches it and is of the same kind becomes
+    /// one with it.
     pub(super) fn add(&mut self, side: Side, errno: c_int, sector: u64, count: u64) {
-        let adjacent = self.entries.iter_mut().find(|entry| {
-            (entry.side, entry.errno) == (side, errno)
-                && count > 0
-                && entry.count > 0
-                && (entry.sector + entry.count == sector || sector + count == entry.sector)
-        });
-        if let Some(entry) = adjacent {
-            entry.sector = entry.sector.min(sector);
-            entry.count += count;
-            return;
-        }
-        let entry = Entry {
+        let mut new = Entry {
             side,
             errno,
             sector,
             count,
         };
-        if !self.entries.contains(&entry)
-            && (self.entries.len() >= Self::MAX
-                || self.entries.push_within_capacity(entry).is_err())
+        let place = self.entries.iter().position(|entry| entry.touches(&new));
+        let place = place.unwrap_or(self.entries.len());
+        // A list that is full has room again where this closes a gap.
+        self.entries.retain(|entry| {
+            let apart = !entry.touches(&new);
+            if !apart {
+                new = new.joined(entry);
+            }
+            apart
+        });
+        if self.entries.len() >= Self::MAX
+            || self.entries.insert_within_capacity(place, new).is_err()
         {
-            self.left_out += 1;
+            self.left_out[side as usize] += 1;
         }
+    }
+
+    /// Forgets what could not be read: it is tried again.
+    pub(super) fn forget_reads(&mut self) {
+        self.entries.retain(|entry| entry.side != Side::Backing);
+        self.left_out[Side::Backing as usize] = 0;
     }
 
     /// Writes `<shown> <left out> [<side> <errno> <sector> <count>]...`.
     pub(super) fn write(&self, text: &mut impl fmt::Write) -> fmt::Result {
-        write!(text, "{} {}", self.entries.len(), self.left_out)?;
+        let left_out: u64 = self.left_out.iter().sum();
+        write!(text, "{} {}", self.entries.len(), left_out)?;
         self.entries.iter().try_for_each(|entry| {
             let Entry {
                 side,
@@ -149,13 +177,32 @@ mod tests {
     }
 
     #[test]
+    fn what_closes_a_gap_joins_both_sides() -> Result {
+        let mut list = ErrorList::new()?;
+        list.add(Side::Backing, -5, 0, 8);
+        list.add(Side::Backing, -5, 16, 8);
+        list.add(Side::Backing, -5, 8, 8);
+        // Parts of what is there.
+        list.add(Side::Backing, -5, 4, 8);
+        list.add(Side::Backing, -5, 20, 8);
+        assert_eq!(written(&list)?.to_bytes(), b"1 0 backing 5 0 28");
+        list.add(Side::Clone, -5, 0, 8);
+        list.forget_reads();
+        assert_eq!(written(&list)?.to_bytes(), b"1 0 clone 5 0 8");
+        Ok(())
+    }
+
+    #[test]
     fn what_does_not_fit_is_counted() -> Result {
         let mut list = ErrorList::new()?;
         for entry in 0..ErrorList::MAX as u64 + 3 {
             list.add(Side::Clone, -5, entry * 16, 8);
         }
-        assert_eq!(list.left_out, 3);
+        assert_eq!(list.left_out, [0, 3]);
         assert_eq!(list.entries.len(), ErrorList::MAX);
+        list.add(Side::Backing, -5, 0, 8);
+        list.forget_reads();
+        assert_eq!(list.left_out, [0, 3]);
         Ok(())
     }
 }

@@ -111,6 +111,7 @@ pub(super) fn ended(slot: Pin<KBox<Slot>>, engine: Arc<Engine>, errno: c_int) {
         engine.mapping.flush_secured();
         let completes = engine.shared.lock().completes;
         if completes && engine.mapping.phase.complete() {
+            engine.mapping.trust();
             engine.mapped_device.raise_event();
         }
     } else {

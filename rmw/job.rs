@@ -2,30 +2,67 @@
 
 //! A job, and its way through the stages.
 
-use super::{complete, engine::Engine, flush, modify, read, slot::Slot, write};
+use super::{complete, engine::Engine, flush, modify, narrow::Narrow, read, slot::Slot, write};
 use crate::{
     abstractions::bio::{self, Priority, Status},
     mapping::{self, geometry::Range, region::Claim},
 };
-use core::marker::PhantomData;
 use kernel::{prelude::*, sync::Arc};
 
 /// The job has claimed regions; its memory holds nothing.
 pub(super) struct Claimed;
+/// The memory holds what the piece has on the backing device, but not yet all that is wanted.
+pub(super) struct Fetched;
 /// The memory holds what the piece has on the backing device.
-pub(super) struct Filled;
-/// The memory holds what the piece shall have on the clone.
-pub(super) struct Ready;
+pub(super) struct Filled {
+    /// What of the piece the clone does not have yet: its end.
+    pub(super) left: Range,
+    /// Whether the memory's other half holds what the piece has on the clone.
+    pub(super) compares: bool,
+}
+/// It was decided what becomes of a part of the piece; the memory is as before.
+pub(super) struct Ready {
+    pub(super) part: Part,
+    /// What comes after the part.
+    left: Option<Range>,
+    compares: bool,
+}
+
+/// What becomes of some sectors of the clone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// They get what is in the job's memory.
+    Write,
+    /// They become zeroes, as they are in the memory, without being sent any.
+    Zero,
+    /// They have what they shall have.
+    Keep,
+    /// They get the zeroes of the job's memory for what can't be read.
+    Fill,
+}
+
+/// A part of a piece.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    pub(super) range: Range,
+    pub(super) action: Action,
+}
 
 /// What a job copies.
 #[derive(Clone, Copy)]
 pub(super) struct Run {
-    /// The regions, which nobody else copies meanwhile.
+    /// The regions that are left of those that it has claimed, which nobody else copies meanwhile.
     pub(super) claim: Claim,
     /// The sectors that are being copied: as many as there is memory for.
     pub(super) piece: Range,
     /// Those that are still to be copied after that.
     pub(super) rest: Option<Range>,
+    /// Whether what the clone has is read, too.
+    pub(super) compares: bool,
+    /// How much is read at a time, since something could not be.
+    pub(super) narrow: Narrow,
+    /// Where something could not be read.
+    pub(super) bad: Option<Bad>,
     pub(super) priority: Priority,
     /// How often the clone may have lost something when the job began.
     pub(super) losses: u64,
@@ -33,12 +70,20 @@ pub(super) struct Run {
     pub(super) hold: Option<u64>,
 }
 
+/// A region that something could not be read of; those before it are not the job's any more.
+#[derive(Clone, Copy)]
+pub(super) struct Bad {
+    pub(super) region: u64,
+    /// How often what is bad was to be tried again until then.
+    pub(super) retries: u64,
+}
+
 /// A copy of one run of regions, piece by piece.
 pub(super) struct Job<State> {
     pub(super) slot: Pin<KBox<Slot>>,
     pub(super) engine: Arc<Engine>,
     pub(super) run: Run,
-    _state: PhantomData<State>,
+    pub(super) state: State,
 }
 
 impl Job<Claimed> {
@@ -52,22 +97,35 @@ impl Job<Claimed> {
         let mapping::Claimed {
             claim,
             losses,
+            doubted,
             hold,
         } = claimed;
-        let (piece, rest) = engine
-            .mapping
-            .geometry
-            .sectors(claim.span)
-            .split(slot.sectors());
+        let compares = engine.policy.delta && !doubted;
+        let size = if compares {
+            slot.batch().min(slot.half())
+        } else {
+            slot.batch()
+        };
+        let narrow = Narrow::new(size);
+        let range = engine.mapping.geometry.sectors(claim.span);
+        let (piece, rest) = range.split(narrow.step());
         let run = Run {
             claim,
             piece,
             rest,
+            compares,
+            narrow,
+            bad: None,
             priority,
             losses,
             hold,
         };
-        Self::new(slot, engine, run)
+        Self {
+            slot,
+            engine,
+            run,
+            state: Claimed,
+        }
     }
 
     /// The regions of a job that has writes wait may be read.
@@ -77,55 +135,113 @@ impl Job<Claimed> {
 
     /// Submits the slot's bio, which was prepared as a read of the piece.
     pub(super) fn submit_read(self) {
-        let run = self.run;
-        self.submit(Task::Read(run));
+        submit(self.slot, self.engine, Task::Read(self.run));
+    }
+
+    /// Less of the piece is to be read.
+    pub(super) fn with_less(mut self) -> Self {
+        let (piece, left) = self.run.piece.split(self.run.narrow.step());
+        self.run.rest = left.map_or(self.run.rest, |left| Some(left.joined(self.run.rest)));
+        self.run.piece = piece;
+        self
+    }
+
+    /// The memory holds zeroes for the piece, which can't be read.
+    pub(super) fn ready_to_fill(self) -> Job<Ready> {
+        let part = Part {
+            range: self.run.piece,
+            action: Action::Fill,
+        };
+        self.at(Ready {
+            part,
+            left: None,
+            compares: false,
+        })
+    }
+}
+
+impl Job<Fetched> {
+    /// Submits the slot's bio, which was prepared as a read of what the clone has.
+    pub(super) fn submit_read(self) {
+        submit(self.slot, self.engine, Task::ReadClone(self.run));
+    }
+
+    /// The memory holds all that can be had.
+    pub(super) fn filled(self, compares: bool) -> Job<Filled> {
+        let left = self.run.piece;
+        self.at(Filled { left, compares })
     }
 }
 
 impl Job<Filled> {
-    /// What was read is to be written.
-    pub(super) fn ready(self) -> Job<Ready> {
-        Job::new(self.slot, self.engine, self.run)
+    /// That becomes of the first sectors of what is left.
+    pub(super) fn ready(self, sectors: u64, action: Action) -> Job<Ready> {
+        let compares = self.state.compares;
+        let (range, left) = self.state.left.split(sectors);
+        let part = Part { range, action };
+        self.at(Ready {
+            part,
+            left,
+            compares,
+        })
     }
 }
 
 impl Job<Ready> {
-    /// Submits the slot's bio, which was prepared as a write of the piece.
+    /// Submits the slot's bio, which was prepared for the part.
     pub(super) fn submit_write(self) {
-        let run = self.run;
-        self.submit(Task::Write(run));
+        submit(self.slot, self.engine, Task::Write(self.run, self.state));
     }
 
-    /// The piece was written: goes on with the next one, if there is one.
-    pub(super) fn next_piece(self) -> Result<Job<Claimed>, Self> {
-        let Some(rest) = self.run.rest else {
-            return Err(self);
-        };
-        let (piece, rest) = rest.split(self.slot.sectors());
-        let run = Run {
-            piece,
-            rest,
-            ..self.run
-        };
-        Ok(Job::new(self.slot, self.engine, run))
+    /// The same part, but with the data that is in the memory.
+    pub(super) fn with_data(mut self) -> Self {
+        self.state.part.action = Action::Write;
+        self
+    }
+
+    /// The part is as it shall be: what comes next of the piece, of the run, or nothing.
+    fn next(mut self) -> Next {
+        if let Some(left) = self.state.left {
+            let compares = self.state.compares;
+            return Next::Part(self.at(Filled { left, compares }));
+        }
+        if self.state.part.action != Action::Fill {
+            self.run.narrow.passed(self.run.piece.end());
+        }
+        self.next_piece()
     }
 }
 
 impl<State> Job<State> {
-    /// A job of that slot and run; the caller knows how far it is.
-    fn new(slot: Pin<KBox<Slot>>, engine: Arc<Engine>, run: Run) -> Self {
-        Self {
-            slot,
-            engine,
-            run,
-            _state: PhantomData,
+    /// The same job in another state; the caller knows that it is in that.
+    fn at<Other>(self, state: Other) -> Job<Other> {
+        Job {
+            slot: self.slot,
+            engine: self.engine,
+            run: self.run,
+            state,
         }
     }
 
-    /// Gives the slot to the block layer, with what it takes to make a job of it again.
-    fn submit(self, task: Task) {
-        submit(self.slot, self.engine, task);
+    /// Nothing is left to be done for the piece.
+    pub(super) fn next_piece(self) -> Next {
+        let Some(rest) = self.run.rest else {
+            return Next::End(self.at(Claimed));
+        };
+        let mut job = self.at(Claimed);
+        (job.run.piece, job.run.rest) = rest.split(job.run.narrow.step());
+        Next::Piece(job)
     }
+}
+
+/// What a job does next.
+pub(super) enum Next {
+    /// There is more in its memory.
+    Part(Job<Filled>),
+    /// There is more to be read.
+    Piece(Job<Claimed>),
+    /// That was all.
+    End(Job<Claimed>),
 }
 
 /// Submits a slot's bio, which was prepared for a task. Context: process, may wait for a request.
@@ -142,8 +258,10 @@ pub(super) fn submit(mut slot: Pin<KBox<Slot>>, engine: Arc<Engine>, task: Task)
 pub(super) enum Task {
     /// To read a piece.
     Read(Run),
-    /// To write a piece.
-    Write(Run),
+    /// To read what the clone has there.
+    ReadClone(Run),
+    /// To write a part of a piece.
+    Write(Run, Ready),
     /// To flush the clone.
     Flush,
 }
@@ -164,37 +282,65 @@ pub(super) fn go_on(slot: Pin<KBox<Slot>>, flight: Flight) {
         status,
     } = flight;
     // A bio that ended has a status; without one it counts as failed.
-    let errno = status.map_or(EIO.to_errno(), Status::to_errno);
-    match (task, errno) {
-        (Task::Read(run), 0) => filled(Job::new(slot, engine, run)),
-        (Task::Read(run), errno) => {
-            complete::read_failed(Job::<Claimed>::new(slot, engine, run), errno);
-        }
-        (Task::Write(run), 0) => written(Job::new(slot, engine, run)),
-        (Task::Write(run), errno) => {
-            complete::write_failed(Job::<Ready>::new(slot, engine, run), errno);
-        }
-        (Task::Flush, errno) => flush::ended(slot, engine, errno),
+    let status = status.unwrap_or(Status::IO_ERROR);
+    let run = match task {
+        Task::Read(run) | Task::ReadClone(run) | Task::Write(run, _) => run,
+        Task::Flush => return flush::ended(slot, engine, status.to_errno()),
+    };
+    let job = Job {
+        slot,
+        engine,
+        run,
+        state: (),
+    };
+    match task {
+        Task::Read(_) if status.is_ok() => fetched(job.at(Fetched)),
+        Task::Read(_) => read::failed(job.at(Claimed), status),
+        // Without it all is written, which is how a disk repairs what it can't read.
+        Task::ReadClone(_) => filled(job.at(Fetched).filled(status.is_ok())),
+        Task::Write(_, state) if status.is_ok() => done(job.at(state)),
+        Task::Write(_, state) => write::failed(job.at(state), status),
+        Task::Flush => {}
     }
 }
 
 /// The piece was read.
-fn filled(job: Job<Filled>) {
+fn fetched(job: Job<Fetched>) {
+    if !job.run.compares {
+        filled(job.filled(false));
+    } else if job.engine.is_barred() {
+        complete::put_back(job);
+    } else {
+        read::submit_clone(job);
+    }
+}
+
+/// All is there that can be had, and part of it may be done.
+pub(super) fn filled(job: Job<Filled>) {
     // A suspend waits, or the clone is gone: what was read is read again later.
     if job.engine.is_barred() {
         return complete::put_back(job);
     }
-    write::submit(modify::modify(job));
+    let job = modify::modify(job);
+    match job.state.part.action {
+        // What comes next differs from this, so that this goes no deeper.
+        Action::Keep => done(job),
+        _ => write::submit(job),
+    }
 }
 
-/// The piece was written.
-fn written(job: Job<Ready>) {
-    complete::wrote(&job);
-    if job.engine.is_barred() && job.run.rest.is_some() {
-        return complete::put_back(job);
-    }
-    match job.next_piece() {
-        Ok(job) => read::submit(job),
-        Err(job) => complete::copied(job),
+/// The part is as it shall be.
+fn done(job: Job<Ready>) {
+    complete::account(&job);
+    go_on_with(job.next());
+}
+
+/// Goes on with the piece, the run, or not at all.
+pub(super) fn go_on_with(next: Next) {
+    match next {
+        Next::Part(job) => filled(job),
+        Next::Piece(job) if job.engine.is_barred() => complete::put_back(job),
+        Next::Piece(job) => read::submit(job),
+        Next::End(job) => complete::copied(job),
     }
 }

@@ -23,6 +23,7 @@ mod errors;
 mod flush;
 mod job;
 mod modify;
+mod narrow;
 mod pace;
 mod plan;
 mod pool;

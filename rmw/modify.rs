@@ -1,21 +1,134 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Between the legs: what was read is changed, or found not to need writing.
+//! Between the legs: what becomes of what was read. A piece is looked at in blocks; adjacent ones
+//! that become the same are one part, and are written at once.
 
 mod copy;
+mod delta;
+mod sparse;
 
-use super::job::{Filled, Job, Ready};
+use super::job::{Action, Filled, Job, Ready};
+use crate::abstractions::bio::BufferedBio;
+use delta::Delta;
+use kernel::prelude::*;
+use sparse::Sparse;
 
-/// A filling of the stage.
-///
-/// It has the job's memory for itself, and says by its result what is to be written. Context: the
-/// engine's worker.
+/// The least sectors of a block: what file systems work with, and no device gives back less. Blocks
+/// begin where a multiple of their size is on the clone.
+const BLOCK: u64 = 8;
+
+/// A filling of the stage. Context: the engine's worker.
 trait Modify {
-    /// Changes what is in the job's memory.
-    fn modify(&self, job: Job<Filled>) -> Job<Ready>;
+    /// What becomes of a block, if this filling has something to say about it.
+    fn decide(&self, block: &Block<'_>) -> Option<Action>;
 }
 
-/// Does to a job what its target was told to.
+/// Some sectors of the job's memory, at most a block.
+struct Block<'a> {
+    memory: &'a BufferedBio,
+    /// Where they are in the memory, and how many they are.
+    at: u64,
+    sectors: u64,
+    /// Where what the clone has is in the memory, for jobs that compare.
+    on_clone: u64,
+}
+
+impl Block<'_> {
+    /// Whether they are zeroes.
+    fn is_zero(&self) -> bool {
+        self.memory.is_zero(self.at, self.sectors)
+    }
+
+    /// Whether the clone has the same, for jobs that compare.
+    fn is_on_clone(&self) -> bool {
+        (self.memory).is_same(self.at, self.on_clone, self.sectors)
+    }
+}
+
+/// Decides what becomes of the first sectors of what is left of a job's piece: those that become the
+/// same. Where more fillings than one have something to say, the first one of these counts.
 pub(super) fn modify(job: Job<Filled>) -> Job<Ready> {
-    copy::Copy.modify(job)
+    let Filled { left, compares } = job.state;
+    let engine = &job.engine;
+    let delta: Option<&dyn Modify> = if compares { Some(&Delta) } else { None };
+    let zeroes = engine.policy.sparse && engine.writes_zeroes();
+    let sparse: Option<&dyn Modify> = if zeroes { Some(&Sparse) } else { None };
+    if delta.is_none() && sparse.is_none() {
+        // There is nothing to be looked at.
+        return job.ready(left.len(), copy::ACTION);
+    }
+    let on_clone = engine.mapping.geometry.clone_sector(left);
+    let block = BLOCK.max(engine.mapping.legs.clone.logical_block_sectors().into());
+    let before = left.start() - job.run.piece.start();
+    let (sectors, action) = first_part(on_clone, left.len(), block, |from, sectors| {
+        let block = Block {
+            memory: job.slot.bio(),
+            at: before + from,
+            sectors,
+            on_clone: job.slot.half() + before + from,
+        };
+        let mut fillings = [delta, sparse].into_iter().flatten();
+        fillings
+            .find_map(|filling| filling.decide(&block))
+            .unwrap_or(copy::ACTION)
+    });
+    job.ready(sectors, action)
+}
+
+/// How many of the first sectors become the same, and what. There are `len`, at sector `begin` of
+/// the clone.
+fn first_part(
+    begin: u64,
+    len: u64,
+    block: u64,
+    decide: impl Fn(u64, u64) -> Action,
+) -> (u64, Action) {
+    let size = |from: u64| (block - (begin + from) % block).min(len - from);
+    let mut from = size(0);
+    let first = decide(0, from);
+    while from < len && decide(from, size(from)) == first {
+        from += size(from);
+    }
+    (from, first)
+}
+
+#[kunit_tests(clone_rs_modify)]
+mod tests {
+    use super::*;
+
+    /// The parts where the sectors that the function names are data, and the others zeroes.
+    fn parts(begin: u64, len: u64, has_data: impl Fn(u64) -> bool) -> Result<KVec<(u64, Action)>> {
+        let mut found = KVec::new();
+        let mut from = 0;
+        while from < len {
+            let (sectors, action) = first_part(begin + from, len - from, 8, |at, sectors| {
+                if (from + at..from + at + sectors).any(&has_data) {
+                    Action::Write
+                } else {
+                    Action::Zero
+                }
+            });
+            found.push((sectors, action), GFP_KERNEL)?;
+            from += sectors;
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn blocks_are_aligned_on_the_clone() -> Result {
+        use Action::{Write, Zero};
+        assert_eq!(&*parts(0, 64, |_| false)?, [(64, Zero)]);
+        assert_eq!(&*parts(0, 64, |_| true)?, [(64, Write)]);
+        assert_eq!(
+            &*parts(0, 64, |sector| sector == 17)?,
+            [(16, Zero), (8, Write), (40, Zero)]
+        );
+        // The first block ends at sector 8 of the clone, the last one is short.
+        assert_eq!(
+            &*parts(5, 20, |sector| sector == 2 || sector == 19)?,
+            [(3, Write), (16, Zero), (1, Write)]
+        );
+        assert_eq!(&*parts(7, 1, |_| false)?, [(1, Zero)]);
+        Ok(())
+    }
 }

@@ -36,17 +36,19 @@ impl Pipeline {
         u64::from(self.depth) * u64::from(self.batch) * SECTOR_SIZE as u64
     }
 
-    /// Allocates `count` slots of a generation. Context: process, may sleep. Errors: `ENOMEM`.
+    /// Allocates `count` slots of a generation, for logical blocks of `block` sectors. Context:
+    /// process, may sleep. Errors: `ENOMEM`.
     pub(super) fn slots(
         self,
         generation: u64,
         count: u32,
+        block: u32,
         queue: &Arc<OwnedQueue>,
     ) -> Result<KVec<Pin<KBox<Slot>>>> {
         let set = Arc::pin_init(BioSet::new(count), GFP_KERNEL)?;
         let mut slots = KVec::with_capacity(count as usize, GFP_KERNEL)?;
         for _ in 0..count {
-            let slot = Slot::new(queue.clone(), set.clone(), self.batch, generation)?;
+            let slot = Slot::new(queue.clone(), set.clone(), self.batch, block, generation)?;
             slots.push_within_capacity(slot).map_err(|_| ENOMEM)?;
         }
         Ok(slots)
@@ -68,9 +70,9 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Allocates a full pool. Errors: `ENOMEM`.
-    pub(super) fn new(pipeline: Pipeline, queue: &Arc<OwnedQueue>) -> Result<Self> {
+    pub(super) fn new(pipeline: Pipeline, block: u32, queue: &Arc<OwnedQueue>) -> Result<Self> {
         let mut home = KVec::with_capacity(Pipeline::MAX_DEPTH as usize, GFP_KERNEL)?;
-        for slot in pipeline.slots(0, pipeline.depth, queue)? {
+        for slot in pipeline.slots(0, pipeline.depth, block, queue)? {
             home.push_within_capacity(slot).map_err(|_| ENOMEM)?;
         }
         Ok(Self {

@@ -7,21 +7,19 @@ use super::{
     complete,
     engine::{Engine, Gate, Run, Shared},
     flush,
-    job::{self, Job},
+    job::{Claimed, Job},
     pace::Pace,
     plan::Search,
     read,
 };
 use crate::{
     abstractions::{bio::Priority, block::plugged},
-    mapping::Claimed,
+    mapping,
 };
 use kernel::{prelude::*, sync::Arc, time::Delta};
 
-/// What there is to do.
-enum Next {
-    /// A job begins.
-    Job(Job<job::Claimed>),
+/// Why no job begins.
+enum NoJob {
     /// Nothing before that time has passed.
     Wait(Delta),
     /// Nothing until something ends, or is said.
@@ -37,9 +35,9 @@ pub(super) fn run(engine: &Arc<Engine>) {
     let mut passes = 0;
     let wait = plugged(|| loop {
         match next(engine, most, &mut passes) {
-            Next::Job(job) => read::submit(job),
-            Next::Wait(delay) => return Some(delay),
-            Next::Nothing => return None,
+            Ok(job) => read::submit(job),
+            Err(NoJob::Wait(delay)) => return Some(delay),
+            Err(NoJob::Nothing) => return None,
         }
     });
     let wait = match (wait, end_late_hold(engine)) {
@@ -101,22 +99,17 @@ fn jobs_at_once(engine: &Engine) -> u32 {
     }
 }
 
-fn next(engine: &Arc<Engine>, most: u32, passes: &mut u32) -> Next {
+fn next(engine: &Arc<Engine>, most: u32, passes: &mut u32) -> Result<Job<Claimed>, NoJob> {
     loop {
         let mut shared = engine.shared.lock();
         if !shared.gate.lets_jobs_begin() || shared.pool.out() >= most {
-            return Next::Nothing;
+            return Err(NoJob::Nothing);
         }
         if !engine.mapping.is_attached() {
-            return Next::Nothing;
+            return Err(NoJob::Nothing);
         }
-        let place = match look(engine, &mut shared, passes) {
-            Ok(place) => place,
-            Err(next) => return next,
-        };
-        let Some(slot) = shared.pool.take() else {
-            return Next::Nothing;
-        };
+        let place = look(engine, &mut shared, passes)?;
+        let slot = shared.pool.take().ok_or(NoJob::Nothing)?;
         let sectors = shared.pace.most(shared.pool.pipeline().batch);
         let may_hold = shared.pace.now() >= shared.hold_from;
         drop(shared);
@@ -145,7 +138,7 @@ fn next(engine: &Arc<Engine>, most: u32, passes: &mut u32) -> Next {
                 continue;
             }
         };
-        let Claimed { claim, hold, .. } = claimed;
+        let mapping::Claimed { claim, hold, .. } = claimed;
         place.advance(&mut shared, claim.span.end());
         if shared.gate != Gate::Final {
             let now = shared.pace.now();
@@ -164,7 +157,7 @@ fn next(engine: &Arc<Engine>, most: u32, passes: &mut u32) -> Next {
         drop(shared);
         let job = Job::begin(slot, engine.clone(), claimed, priority);
         if hold.is_none() || job.is_drained() {
-            return Next::Job(job);
+            return Ok(job);
         }
         engine.park(job);
         // What it waits for may have ended before it was parked.
@@ -198,18 +191,18 @@ impl Place {
 }
 
 /// Decides where to look, or that this has to wait. `passes` counts those that begin.
-fn look(engine: &Engine, shared: &mut Shared, passes: &mut u32) -> Result<Place, Next> {
+fn look(engine: &Engine, shared: &mut Shared, passes: &mut u32) -> Result<Place, NoJob> {
     let jobs = shared.pool.out() > 0;
     let now = shared.pace.now();
     let last = shared.gate == Gate::Final;
     let place = match shared.plan.search(jobs) {
         search @ Search::Look(from, end) => Place::Plan(search, from, end),
-        Search::Wait => return Err(Next::Nothing),
+        Search::Wait => return Err(NoJob::Nothing),
         // In the last copy none is in flight any more.
-        Search::Later => return Err(Next::Wait(if last { Pace::SOON } else { Pace::PASS })),
+        Search::Later => return Err(NoJob::Wait(if last { Pace::SOON } else { Pace::PASS })),
         Search::Empty => {
             if shared.run != Run::Started {
-                return Err(Next::Nothing);
+                return Err(NoJob::Nothing);
             }
             let regions = engine.mapping.geometry.regions();
             if shared.cursor >= regions {
@@ -217,16 +210,16 @@ fn look(engine: &Engine, shared: &mut Shared, passes: &mut u32) -> Result<Place,
                 if counts.dirty <= counts.aside {
                     // Writes tell nobody what they have made dirty, and a job may take long.
                     return Err(if jobs {
-                        Next::Wait(Pace::PASS)
+                        NoJob::Wait(Pace::PASS)
                     } else {
-                        Next::Nothing
+                        NoJob::Nothing
                     });
                 }
                 let delay = shared.pace.pass_in(now).filter(|_| !last);
                 // Bios are plugged, and what is dirty may be waiting for one of them.
                 let delay = delay.or((*passes > 0).then_some(Pace::SOON));
                 if let Some(delay) = delay {
-                    return Err(Next::Wait(delay));
+                    return Err(NoJob::Wait(delay));
                 }
                 *passes += 1;
                 shared.pace.pass(now);
@@ -236,7 +229,7 @@ fn look(engine: &Engine, shared: &mut Shared, passes: &mut u32) -> Result<Place,
         }
     };
     match shared.pace.job_in(now).filter(|_| !last) {
-        Some(delay) => Err(Next::Wait(delay)),
+        Some(delay) => Err(NoJob::Wait(delay)),
         None => Ok(place),
     }
 }

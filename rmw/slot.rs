@@ -24,8 +24,10 @@ pub(super) struct Slot {
     work: Work<Slot>,
     /// Keeps the queue alive until the work has run.
     queue: Arc<OwnedQueue>,
-    /// How many sectors its memory holds.
-    sectors: u32,
+    /// The most sectors of a bio.
+    batch: u32,
+    /// Where the second half of its memory begins, in whole blocks.
+    half: u32,
     /// Which of the pool's generations it belongs to.
     generation: u64,
     bio: BufferedBio,
@@ -38,19 +40,24 @@ impl_has_work! {
 }
 
 impl Slot {
-    /// Allocates a slot for runs of up to `batch` sectors. Errors: `ENOMEM`.
+    /// Allocates a slot for bios of up to `batch` sectors, with room for two logical blocks of
+    /// `block` sectors. Errors: `ENOMEM`.
     pub(super) fn new(
         queue: Arc<OwnedQueue>,
         set: Arc<BioSet>,
         batch: u32,
+        block: u32,
         generation: u64,
     ) -> Result<Pin<KBox<Self>>> {
-        let bio = BufferedBio::new(set, batch)?;
+        let memory = batch.max(2 * block);
+        let bio = BufferedBio::new(set, memory)?;
         KBox::pin_init(
             pin_init!(Self {
                 work <- new_work!("dm_clone_rs::Slot::work"),
                 queue,
-                sectors: batch,
+                batch,
+                // A logical block is a power of two.
+                half: memory / 2 & block.wrapping_neg(),
                 generation,
                 bio,
                 flight: None,
@@ -64,9 +71,19 @@ impl Slot {
         self.generation
     }
 
-    /// How many sectors its memory holds.
-    pub(super) fn sectors(&self) -> u64 {
-        self.sectors.into()
+    /// The most sectors of a bio.
+    pub(super) fn batch(&self) -> u64 {
+        self.batch.into()
+    }
+
+    /// Where the second half of its memory begins, in sectors.
+    pub(super) fn half(&self) -> u64 {
+        self.half.into()
+    }
+
+    /// The bio, to be looked at.
+    pub(super) fn bio(&self) -> &BufferedBio {
+        &self.bio
     }
 
     /// The bio, to be prepared.

@@ -14,8 +14,14 @@ use kernel::prelude::*;
 pub(crate) struct Counters {
     /// Written to the clone.
     pub(crate) copied: u64,
-    /// Of these, what had been copied before.
+    /// Zeroed on the clone, instead of being written.
+    pub(crate) zeroed: u64,
+    /// Of what was written, what had been copied before.
     pub(crate) recopied: u64,
+    /// Found on the clone as they shall be, so not written.
+    pub(crate) unchanged: u64,
+    /// Logical blocks that can't be read.
+    pub(crate) bad: u64,
     /// Could not be read.
     pub(crate) read_errors: u64,
     /// Could not be written.

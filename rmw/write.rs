@@ -4,20 +4,43 @@
 
 use super::{
     complete,
-    job::{Job, Ready},
+    job::{Action, Job, Ready},
 };
+use crate::abstractions::bio::Status;
 use kernel::error::Error;
 
-/// Begins to write the job's piece. Context: process, may wait for a request.
+/// Begins to write the job's part. Context: process, may wait for a request.
 pub(super) fn submit(mut job: Job<Ready>) {
-    let run = job.run;
-    let sector = job.engine.mapping.geometry.clone_sector(run.piece);
+    let (run, part) = (job.run, job.state.part);
+    let mapping = &job.engine.mapping;
+    let clone = &mapping.legs.clone;
+    let sector = mapping.geometry.clone_sector(part.range);
+    let sectors = part.range.len();
+    let skipped = part.range.start() - run.piece.start();
     let bio = job.slot.as_mut().bio_mut();
-    match bio.prepare_write(&job.engine.mapping.legs.clone, sector, run.piece.len()) {
+    let prepared = match part.action {
+        Action::Zero => bio.prepare_zeroes(clone, sector, sectors),
+        _ => bio.prepare_write(clone, sector, (skipped, sectors)),
+    };
+    match prepared {
         Ok(()) => {
             bio.set_priority(run.priority);
             job.submit_write();
         }
         Err(error) => complete::write_failed(job, Error::to_errno(error)),
     }
+}
+
+/// The part was not written. What a clone says that it can't do is no error of it: SCSI disks are
+/// known to be able to write zeroes only when they have done it.
+pub(super) fn failed(job: Job<Ready>, status: Status) {
+    let unable = [Status::NOT_SUPPORTED, Status::INVALID, Status::TARGET].contains(&status);
+    if job.state.part.action == Action::Zero && unable {
+        job.engine.zeroes_refused();
+        if job.engine.is_barred() {
+            return complete::put_back(job);
+        }
+        return submit(job.with_data());
+    }
+    complete::write_failed(job, status.to_errno());
 }

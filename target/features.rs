@@ -94,6 +94,8 @@ impl Options {
                 Feature::Rate,
                 number(self.rate == default.rate, self.rate.into()),
             ),
+            (Feature::Sparse, flag(policy.sparse)),
+            (Feature::Delta, flag(policy.delta)),
             (Feature::StrictDiscard, flag(self.settings.strict_discard)),
             (Feature::Stable, flag(self.settings.stable)),
             (
@@ -103,6 +105,7 @@ impl Options {
                     OnReadError::Skip => Some(Value::Word("skip")),
                 },
             ),
+            (Feature::FillBad, flag(policy.fill_bad)),
             (
                 Feature::OnCloneError,
                 match policy.on_clone_error {
@@ -153,7 +156,10 @@ impl Options {
             Feature::OnReadError => self.policy.on_read_error = on_read_error(value)?,
             Feature::OnCloneError => self.policy.on_clone_error = on_clone_error(value)?,
             Feature::Final => self.policy.final_regions = final_regions(value)?,
-            Feature::Sparse | Feature::Delta | Feature::Metadata => {
+            Feature::Sparse => self.policy.sparse = true,
+            Feature::Delta => self.policy.delta = true,
+            Feature::FillBad => self.policy.fill_bad = true,
+            Feature::Metadata => {
                 return Err(Refusal::new(
                     feature.unsupported(),
                     feature.name().as_bytes(),
@@ -209,6 +215,13 @@ pub(super) fn parse<'a>(
             b""
         };
         options.set(feature, value)?;
+    }
+    let policy = options.policy;
+    if policy.fill_bad && policy.on_read_error == OnReadError::Stop {
+        return Err(Refusal::new(
+            c"fill_bad needs on_read_error skip",
+            Feature::FillBad.name().as_bytes(),
+        ));
     }
     Ok(options)
 }
@@ -329,11 +342,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_never_bad_is_not_filled() {
+        for words in [
+            &[c"1", c"fill_bad"][..],
+            &[c"3", c"fill_bad", c"on_read_error", c"stop"],
+        ] {
+            assert!(refused(words, c"fill_bad needs on_read_error skip"));
+        }
+    }
+
+    #[test]
     fn what_does_not_exist_yet_is_refused_by_name() {
-        assert!(refused(
-            &[c"1", c"sparse"],
-            c"Feature sparse is not supported yet"
-        ));
         assert!(refused(
             &[c"2", c"metadata", c"/dev/a"],
             c"Feature metadata is not supported yet"
@@ -370,7 +389,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() -> Result {
         let words = [
-            c"19",
+            c"22",
             c"region_size",
             c"8",
             c"mode",
@@ -382,10 +401,13 @@ mod tests {
             c"64",
             c"rate",
             c"100",
+            c"sparse",
+            c"delta",
             c"strict_discard",
             c"stable",
             c"on_read_error",
             c"skip",
+            c"fill_bad",
             c"on_clone_error",
             c"stop",
             c"final",
@@ -394,8 +416,8 @@ mod tests {
         let options = features(&words).map_err(|_| EINVAL)?;
         assert_eq!(
             written(options)?.to_bytes(),
-            b" 19 region_size 8 mode track autostart depth 2 batch 64 rate 100 strict_discard \
-              stable on_read_error skip on_clone_error stop final 0"
+            b" 22 region_size 8 mode track autostart depth 2 batch 64 rate 100 sparse delta \
+              strict_discard stable on_read_error skip fill_bad on_clone_error stop final 0"
         );
         Ok(())
     }

@@ -20,6 +20,7 @@ use kernel::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Message {
     Start,
+    Retry,
     Pause,
     Finish,
     Copy { start: u64, count: u64 },
@@ -86,7 +87,7 @@ impl fmt::Display for Refusal<'_> {
             Self::Engine(rmw::Refused::Suspended) => "the device is suspended",
             Self::Engine(rmw::Refused::Detached) => "the clone is detached",
             Self::Engine(rmw::Refused::Full) => "too many ranges wait to be copied",
-            Self::Engine(rmw::Refused::NotStarted) => "nothing was started that could be finished",
+            Self::Engine(rmw::Refused::NotStarted) => "nothing was started",
             Self::Engine(rmw::Refused::NoMemory) => "there is no memory for it",
         };
         f.write_str(text)
@@ -109,6 +110,7 @@ pub(super) fn handle<'a>(
             engine.start();
             Ok(())
         }
+        Message::Retry => engine.retry(),
         Message::Pause => {
             engine.pause();
             Ok(())
@@ -175,6 +177,8 @@ fn parse<'a>(mut words: impl Iterator<Item = Word<'a>>) -> Result<Message, Refus
     let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
     if is(b"start") {
         none(Message::Start)
+    } else if is(b"retry") {
+        none(Message::Retry)
     } else if is(b"pause") {
         none(Message::Pause)
     } else if is(b"finish") {
@@ -224,6 +228,7 @@ mod tests {
         for (line, message) in [
             ("start", Message::Start),
             ("START", Message::Start),
+            ("Retry", Message::Retry),
             ("pause", Message::Pause),
             ("Finish", Message::Finish),
             ("skip 0 8", Message::Skip { start: 0, count: 8 }),
@@ -256,6 +261,7 @@ mod tests {
             "copy 8 16 24 32",
             "skip 8",
             "start now",
+            "retry 1",
             "pause 1",
             "finish 1",
             "errors 1",

@@ -38,6 +38,9 @@ pub(super) fn info(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt::
     )?;
     let Counters {
         copied,
+        zeroed,
+        unchanged,
+        bad,
         recopied,
         read_errors,
         clone_errors,
@@ -47,11 +50,14 @@ pub(super) fn info(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt::
         text,
         &[
             ("copied", copied),
+            ("zeroed", zeroed),
+            ("unchanged", unchanged),
             ("recopied", recopied),
             ("held", held),
             ("fallback", fallback),
             ("read_errors", read_errors),
             ("clone_errors", clone_errors),
+            ("bad", bad),
         ],
     )?;
     named(

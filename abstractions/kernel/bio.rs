@@ -15,6 +15,8 @@ mod set;
 mod submit;
 mod twin;
 
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) use buffered::test_memory;
 pub(crate) use buffered::{BufferedBio, Priority};
 pub(crate) use layout::MemoryLayout;
 pub(crate) use set::BioSet;
@@ -78,6 +80,11 @@ impl Status {
     pub(crate) const TARGET: Self = Self(bindings::BLK_STS_TARGET);
     /// `BLK_STS_INVAL`: the device can't take it in this shape.
     pub(crate) const INVALID: Self = Self(bindings::BLK_STS_INVAL);
+
+    /// `BLK_STS_TRANSPORT`: there is no way to the device.
+    pub(crate) const TRANSPORT: Self = Self(bindings::BLK_STS_TRANSPORT);
+    /// `BLK_STS_OFFLINE`: there is no device any more, or somebody has switched it off.
+    pub(crate) const OFFLINE: Self = Self(bindings::BLK_STS_OFFLINE);
 
     /// The value for C.
     pub(super) fn raw(self) -> kernel::bindings::blk_status_t {

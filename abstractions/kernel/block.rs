@@ -90,6 +90,11 @@ impl BlockDevice {
         unsafe { bindings::bdev_logical_block_size(self.as_raw()) }
     }
 
+    /// The same, in sectors, of which there is at least one.
+    pub(crate) fn logical_block_sectors(&self) -> u32 {
+        (self.logical_block_size() >> kernel::bindings::SECTOR_SHIFT).max(1)
+    }
+
     /// How the device wants the data of a bio to lie in memory (`dma_alignment`,
     /// `virt_boundary_mask`).
     pub(crate) fn memory_layout(&self) -> MemoryLayout {

@@ -2,14 +2,7 @@
 
 //! The clone gets what the backing device has.
 
-use super::Modify;
-use crate::rmw::job::{Filled, Job, Ready};
+use crate::rmw::job::Action;
 
-/// Changes nothing.
-pub(super) struct Copy;
-
-impl Modify for Copy {
-    fn modify(&self, job: Job<Filled>) -> Job<Ready> {
-        job.ready()
-    }
-}
+/// What becomes of a block about which no other filling has something to say.
+pub(super) const ACTION: Action = Action::Write;

@@ -59,6 +59,7 @@ features! {
     StrictDiscard "strict_discard" false,
     Stable "stable" false,
     OnReadError "on_read_error" true,
+    FillBad "fill_bad" false,
     OnCloneError "on_clone_error" true,
     Final "final" true,
     Metadata "metadata" true,

@@ -15,6 +15,9 @@ use kernel::{
 /// had on a machine that has run for a while, and bring little.
 const PREFERRED_ORDER: u32 = 4;
 
+/// Words of a sector.
+const SECTOR_WORDS: u64 = (SECTOR_SIZE / size_of::<u64>()) as u64;
+
 /// Physically adjacent pages (`alloc_pages`).
 ///
 /// # Invariants
@@ -43,6 +46,23 @@ impl Chunk {
 
     fn bytes(&self) -> usize {
         PAGE_SIZE << self.order
+    }
+
+    /// The memory, in words.
+    fn words(&self) -> &[u64] {
+        // SAFETY: The pages are owned by this object, and not high memory (`GFP_KERNEL`).
+        let start = unsafe { bindings::page_address(self.page.as_ptr()) };
+        // SAFETY: So much memory is there, and nobody changes it: a bio that reads into it is in
+        // flight only while nobody has this object, see `OwnBio`.
+        unsafe { core::slice::from_raw_parts(start.cast(), self.bytes() / size_of::<u64>()) }
+    }
+
+    /// The same, to be changed.
+    fn words_mut(&mut self) -> &mut [u64] {
+        // SAFETY: As above.
+        let start = unsafe { bindings::page_address(self.page.as_ptr()) };
+        // SAFETY: As above, and nobody else has this object.
+        unsafe { core::slice::from_raw_parts_mut(start.cast(), self.bytes() / size_of::<u64>()) }
     }
 }
 
@@ -118,24 +138,112 @@ impl BufferedBio {
         self.prepared = true;
     }
 
-    /// Makes the bio a read of `sectors` sectors from `sector` of `device` on.
-    pub(crate) fn prepare_read(&mut self, device: &Device, sector: u64, sectors: u64) -> Result {
-        self.prepare(
-            device,
-            sector,
-            sectors,
-            kernel::bindings::req_op_REQ_OP_READ,
-        )
+    /// Makes the bio a read from `sector` of `device` on, into a part of its memory: `sectors`
+    /// sectors, after the first `skipped` ones. Errors: `EINVAL` for none, or where there are not
+    /// so many.
+    pub(crate) fn prepare_read(
+        &mut self,
+        device: &Device,
+        sector: u64,
+        part: (u64, u64),
+    ) -> Result {
+        self.prepare(device, sector, part, kernel::bindings::req_op_REQ_OP_READ)
     }
 
-    /// Makes the bio a write of the first `sectors` sectors of its memory to `sector` of `device`.
-    pub(crate) fn prepare_write(&mut self, device: &Device, sector: u64, sectors: u64) -> Result {
-        self.prepare(
-            device,
+    /// Makes the bio a write of a part of its memory to `sector` of `device`, see
+    /// [`prepare_read`](Self::prepare_read).
+    pub(crate) fn prepare_write(
+        &mut self,
+        device: &Device,
+        sector: u64,
+        part: (u64, u64),
+    ) -> Result {
+        self.prepare(device, sector, part, kernel::bindings::req_op_REQ_OP_WRITE)
+    }
+
+    /// Makes the bio zero `sectors` sectors from `sector` of `device` on (`REQ_OP_WRITE_ZEROES`),
+    /// which may free them. Errors: `EINVAL` for none, or more than a bio can have.
+    pub(crate) fn prepare_zeroes(&mut self, device: &Device, sector: u64, sectors: u64) -> Result {
+        self.reset(
+            Some(device),
             sector,
-            sectors,
-            kernel::bindings::req_op_REQ_OP_WRITE,
-        )
+            kernel::bindings::req_op_REQ_OP_WRITE_ZEROES,
+        );
+        let bytes = sectors.checked_mul(SECTOR_SIZE as u64).ok_or(EINVAL)?;
+        let bytes = u32::try_from(bytes).ok().filter(|bytes| *bytes > 0);
+        // SAFETY: The bio is owned and not in flight.
+        unsafe { (*self.bio.as_ptr()).bi_iter.bi_size = bytes.ok_or(EINVAL)? };
+        // INVARIANT: It needs no memory.
+        self.prepared = true;
+        Ok(())
+    }
+
+    /// Whether `sectors` sectors of the memory, after the first `skipped` ones, are all zeroes; not
+    /// where there are not so many.
+    pub(crate) fn is_zero(&self, skipped: u64, sectors: u64) -> bool {
+        let (mut at, mut missing) = (skipped * SECTOR_WORDS, sectors * SECTOR_WORDS);
+        while missing > 0 {
+            let words = self.words(at, missing);
+            // Eight at a time, which compilers make the best of.
+            let zero = |some: &[u64]| some.iter().fold(0, |all, word| all | word) == 0;
+            if words.is_empty() || !words.chunks(8).all(zero) {
+                return false;
+            }
+            at += words.len() as u64;
+            missing -= words.len() as u64;
+        }
+        true
+    }
+
+    /// Whether `sectors` sectors of the memory after the first `skipped` ones are the same as those
+    /// after the first `other` ones; not where there are not so many.
+    pub(crate) fn is_same(&self, skipped: u64, other: u64, sectors: u64) -> bool {
+        let (mut at, mut missing) = (skipped * SECTOR_WORDS, sectors * SECTOR_WORDS);
+        let mut other = other * SECTOR_WORDS;
+        while missing > 0 {
+            let theirs = self.words(other, missing);
+            let ours = self.words(at, theirs.len() as u64);
+            let theirs = theirs.get(..ours.len()).unwrap_or_default();
+            if ours.is_empty() || ours != theirs {
+                return false;
+            }
+            at += ours.len() as u64;
+            other += ours.len() as u64;
+            missing -= ours.len() as u64;
+        }
+        true
+    }
+
+    /// Makes the first `sectors` sectors of the memory zeroes, or all where there are not so many.
+    pub(crate) fn clear(&mut self, sectors: u64) {
+        let mut missing = sectors * SECTOR_WORDS;
+        for chunk in &mut self.chunks {
+            let words = chunk.words_mut();
+            let some = missing.min(words.len() as u64);
+            words
+                .iter_mut()
+                .take(some as usize)
+                .for_each(|word| *word = 0);
+            missing -= some;
+        }
+    }
+
+    /// The memory from a word on, as far as it is adjacent: at most `most` words, none after the
+    /// end.
+    fn words(&self, from: u64, most: u64) -> &[u64] {
+        let mut skipped = from;
+        for chunk in &self.chunks {
+            let words = chunk.words();
+            let len = words.len() as u64;
+            if skipped < len {
+                let end = skipped.saturating_add(most).min(len);
+                return words
+                    .get(skipped as usize..end as usize)
+                    .unwrap_or_default();
+            }
+            skipped -= len;
+        }
+        &[]
     }
 
     /// Copies the data of another bio into the memory (`bio_copy_data`), and returns the vectors of
@@ -152,39 +260,52 @@ impl BufferedBio {
         // SAFETY: By this function's rules.
         let bytes = unsafe { (*bio.as_ptr()).bi_iter.bi_size };
         self.reset(None, 0, 0);
-        self.add_memory(u64::from(bytes) / SECTOR_SIZE as u64)?;
+        self.add_memory((0, u64::from(bytes) / SECTOR_SIZE as u64))?;
         // SAFETY: Both have memory for so many bytes, and neither is in flight.
         unsafe { kernel::bindings::bio_copy_data(self.bio.as_ptr(), bio.as_ptr()) };
         // SAFETY: The bio is owned.
         Ok(unsafe { (*self.bio.as_ptr()).bi_io_vec })
     }
 
-    /// Begins anew (`bio_reset`), and adds the memory. Errors: `EINVAL` for no sectors, or more
-    /// than there is memory for; the bio can't be submitted then.
-    fn prepare(&mut self, device: &Device, sector: u64, sectors: u64, opf: u32) -> Result {
+    /// Begins anew (`bio_reset`), and adds a part of the memory. Errors: `EINVAL` for no sectors,
+    /// or more than there is memory for; the bio can't be submitted then.
+    fn prepare(&mut self, device: &Device, sector: u64, part: (u64, u64), opf: u32) -> Result {
         self.reset(Some(device), sector, opf);
-        self.add_memory(sectors)?;
+        self.add_memory(part)?;
         // INVARIANT: All that a bio needs is there.
         self.prepared = true;
         Ok(())
     }
 
-    /// Adds memory for so many sectors, once. Errors: `EINVAL` for none, or too many.
-    fn add_memory(&mut self, sectors: u64) -> Result {
+    /// Adds memory for so many sectors, after the first `skipped` ones, once. Errors: `EINVAL` for
+    /// none, or too many.
+    fn add_memory(&mut self, (skipped, sectors): (u64, u64)) -> Result {
         let bio = self.bio.as_ptr();
-        let sectors = usize::try_from(sectors).map_err(|_| EINVAL)?;
-        let mut missing = sectors.checked_mul(SECTOR_SIZE).ok_or(EINVAL)?;
+        let bytes = |sectors: u64| {
+            usize::try_from(sectors)
+                .ok()
+                .and_then(|sectors| sectors.checked_mul(SECTOR_SIZE))
+                .ok_or(EINVAL)
+        };
+        let (mut skipped, mut missing) = (bytes(skipped)?, bytes(sectors)?);
         for chunk in &self.chunks {
-            let bytes = missing.min(chunk.bytes());
+            let from = skipped.min(chunk.bytes());
+            let bytes = missing.min(chunk.bytes() - from);
+            skipped -= from;
             if bytes == 0 {
-                break;
+                continue;
             }
             // The vector fits: there is room for each chunk by the type's invariants.
             //
             // SAFETY: The chunk outlives the bio's flight, as both are owned by `self`, which
-            // `submit` makes inaccessible for so long.
+            // `submit` makes inaccessible for so long. So many bytes are there from `from` on.
             let added = unsafe {
-                kernel::bindings::bio_add_page(bio, chunk.page.as_ptr(), bytes as c_uint, 0)
+                kernel::bindings::bio_add_page(
+                    bio,
+                    chunk.page.as_ptr(),
+                    bytes as c_uint,
+                    from as c_uint,
+                )
             };
             if added as usize != bytes {
                 return Err(EINVAL);
@@ -257,6 +378,17 @@ fn order_for(bytes: usize) -> u32 {
         .trailing_zeros()
 }
 
+/// For tests: a bio whose memory holds the number of each word, from 1 on.
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) fn test_memory(sectors: u32) -> Result<BufferedBio> {
+    let set = Arc::pin_init(BioSet::new(1), GFP_KERNEL)?;
+    let mut bio = BufferedBio::new(set, sectors)?;
+    for (number, word) in (1..).zip(bio.chunks.iter_mut().flat_map(Chunk::words_mut)) {
+        *word = number;
+    }
+    Ok(bio)
+}
+
 #[kunit_tests(clone_rs_buffered_bio)]
 mod tests {
     use super::*;
@@ -267,6 +399,52 @@ mod tests {
         assert_eq!(order_for(PAGE_SIZE), 0);
         assert_eq!(order_for(PAGE_SIZE + 1), 1);
         assert_eq!(order_for(16 * PAGE_SIZE), 4);
+    }
+
+    /// The words at these places are added to.
+    fn change(bio: &mut BufferedBio, at: &[u64]) {
+        for (number, word) in (0..).zip(bio.chunks.iter_mut().flat_map(Chunk::words_mut)) {
+            if at.contains(&number) {
+                *word += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn zeroes_are_told_from_data() -> Result {
+        // Two chunks of 64 KiB, and a part of one.
+        let mut bio = test_memory(300)?;
+        assert!(!bio.is_zero(1, 1) && !bio.is_zero(0, 300));
+        bio.clear(270);
+        assert!(bio.is_zero(0, 270) && bio.is_zero(127, 2) && bio.is_zero(269, 1));
+        assert!(!bio.is_zero(269, 2) && !bio.is_zero(270, 1));
+        // The last word of a sector, the first one of the next chunk's.
+        change(&mut bio, &[63, 128 * 64]);
+        assert!(!bio.is_zero(0, 1) && bio.is_zero(1, 127));
+        assert!(!bio.is_zero(1, 128) && !bio.is_zero(128, 1) && bio.is_zero(129, 141));
+        // There is not so much.
+        bio.clear(u64::from(u32::MAX));
+        assert!(bio.is_zero(0, 300) && !bio.is_zero(0, 10_000) && !bio.is_zero(10_000, 1));
+        Ok(())
+    }
+
+    #[test]
+    fn halves_are_compared() -> Result {
+        // The second half does not begin where a chunk does.
+        let mut bio = test_memory(280)?;
+        for at in [1, 64, 127, 140] {
+            assert!(bio.is_same(at, at, 1) && !bio.is_same(0, at, 1));
+        }
+        bio.clear(280);
+        assert!(bio.is_same(0, 140, 140));
+        change(&mut bio, &[139 * 64 + 63]);
+        assert!(!bio.is_same(0, 140, 140) && bio.is_same(0, 140, 139));
+        change(&mut bio, &[279 * 64 + 63]);
+        assert!(bio.is_same(0, 140, 140));
+        change(&mut bio, &[200 * 64]);
+        assert!(!bio.is_same(0, 140, 140) && !bio.is_same(60, 200, 1) && bio.is_same(61, 201, 79));
+        assert!(!bio.is_same(0, 10_000, 1));
+        Ok(())
     }
 
     #[test]
