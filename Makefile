@@ -45,6 +45,7 @@ test-long:
 bench:
 	@vm/run -- python3 tests/bench/pass_through.py
 	@vm/run -- python3 tests/bench/copy_throughput.py
+	@vm/run -- python3 tests/bench/modify.py
 
 shell:
 	@vm/run

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.measuring import Comparison, arguments  # noqa: E402
-from harness.clone_rs import CloneDevice, clone_table  # noqa: E402
+from harness.clone_rs import TRACK, CloneDevice, clone_table  # noqa: E402
 from harness.command import run  # noqa: E402
 from harness.data import stamped  # noqa: E402
 from harness.disk import Disk  # noqa: E402
@@ -29,9 +29,10 @@ GOAL = 1.0
 NAME = "bench-copy"
 
 
-def by_clone_rs(backing: Disk, clone: Disk) -> float:
-    """Copy once; MiB a second."""
-    device = CloneDevice.create(NAME, clone_table(backing, clone))
+def by_clone_rs(backing: Disk, clone: Disk, *features: str, dealt: str = "copied") -> float:
+    """Copy once; MiB a second. What is dealt with all sectors is this."""
+    table = clone_table(backing, clone, features=(*TRACK, *features))
+    device = CloneDevice.create(NAME, table)
     try:
         event = device.info().event
         begin = time.monotonic()
@@ -40,7 +41,7 @@ def by_clone_rs(backing: Disk, clone: Disk) -> float:
         seconds = time.monotonic() - begin
         status = device.clone_status()
         assert status.state == "complete", status
-        assert status.counters["copied"] == backing.sectors, status
+        assert status.counters[dealt] == backing.sectors, status
     finally:
         device.remove()
     return backing.sectors / 2048 / seconds

@@ -49,7 +49,7 @@ class Comparison:
                 seen[name].append(self._functions[name]())
         return seen
 
-    def print(self, rounds: int, goal: float, without_goal: str = "") -> None:
+    def print(self, rounds: int, goal: float, *without_goal: str) -> None:
         """Measure, and print each ratio in a line of its own, and where its whole interval lies
         below the goal."""
         seen = self.run(rounds)
@@ -58,7 +58,7 @@ class Comparison:
         for name, values in seen.items():
             ratios = [a / b for a, b in zip(values, base, strict=True)]
             median, low, high = median_interval(ratios)
-            judged = name not in (without_goal, self.again)
+            judged = name not in (*without_goal, self.again)
             mark = f"  below {goal}" if judged and high < goal else ""
             print(f"  {name:24}{median:.3f} [{low:.3f}, {high:.3f}]{mark}", flush=True)
 

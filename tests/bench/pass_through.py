@@ -79,7 +79,7 @@ def compare(load: str, linear: Device, resting: CloneDevice, copying: CloneDevic
         functions[RECOPYING] = lambda: complete(copying, measure)
     else:
         functions["complete"] = lambda: complete(copying, measure)
-    Comparison(load, functions, "IOPS").print(how["rounds"], GOAL, without_goal=RECOPYING)
+    Comparison(load, functions, "IOPS").print(how["rounds"], GOAL, RECOPYING)
 
 
 def main() -> None:
