@@ -10,6 +10,7 @@ import errno
 
 import pytest
 
+from harness import io
 from harness.bio_trace import BioTrace
 from harness.clone_rs import TRACK, ErrorList, Failure, Status, linear_table
 from harness.faulty import SAID, Faulty, FaultyPair
@@ -31,12 +32,12 @@ FAILED = ErrorList([Failure("clone", errno.EIO, 0, 0)], 0)
 class Flushed:
     """A pair whose clone fails flushes, and its flushes."""
 
-    def __init__(self, rig: Rig, log: Guard, policy: str):
+    def __init__(self, rig: Rig, log: Guard, policy: str, *features: str):
         log.allow(OURS + "(copy: |clone device |flush of )")
         log.allow(SAID)
         self.rig = rig
         self.health = POLICIES[policy]
-        features = (*FEATURES, "on_clone_error", policy)
+        features = (*FEATURES, *features, "on_clone_error", policy)
         self.pair = FaultyPair(rig, Faulty, "clone", features, spare=SPARE, cache_size=1)
         self.device = self.pair.device
         self.pair.faulty.fail_flushes()
@@ -201,3 +202,29 @@ def test_each_gibibyte(rig: Rig, kernel_log: Guard, fails: bool) -> None:
         assert len(flushes) == 2
         assert status.state == "complete"
         assert status.counters["copied"] == LARGE
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_was_found_there(rig: Rig, kernel_log: Guard, policy: str) -> None:
+    """What `delta` has found on the clone may have been in its cache only: when that can't be
+    flushed it is dirty, as if it had been written. What is found there now may be what was lost,
+    so it is written, until the copy is complete."""
+    flushed = Flushed(rig, kernel_log, policy, "delta")
+    flushed.pair.expect_copy()
+    io.write(flushed.pair.below[1], 0, flushed.pair.clone.content(0, LENGTH))
+    flushed.device.start()
+    status = flushed.failed()
+    assert (status.counters["copied"], status.counters["unchanged"]) == (0, LENGTH)
+    assert status.dirty == REGIONS
+    flushed.pair.faulty.heal()
+    # Another table knows of it.
+    flushed.device.reload(flushed.pair.table)
+    status = flushed.device.start_and_wait()
+    assert (status.counters["copied"], status.counters["unchanged"]) == (LENGTH, LENGTH)
+    flushed.pair.check("after a flush that worked")
+    flushed.device.copy(0, LENGTH)
+    flushed.device.wait_for(
+        lambda status: status.counters["unchanged"] == 2 * LENGTH, "comparing again"
+    )
+    flushed.device.wait_complete()
+    assert flushed.device.clone_status().counters["copied"] == LENGTH

@@ -16,7 +16,7 @@ from harness.crowd import Crowd
 from harness.dm_ioctl import DmError, Flag
 from harness.image import Image
 from harness.kernel_log import Guard
-from harness.refusals import OURS, UNPRINTABLE, is_ours
+from harness.refusals import OURS, is_ours, refuse_message
 from harness.rig import Rig
 from harness.wait import wait_until
 
@@ -30,7 +30,7 @@ MAX_RANGES = 64
 # The default for devices of this size.
 REGION = 128
 # The messages, and how many arguments they have.
-ARGUMENTS = {"start": 0, "pause": 0, "finish": 0, "errors": 0, "copy": 2, "skip": 2}
+ARGUMENTS = {"start": 0, "pause": 0, "finish": 0, "retry": 0, "errors": 0, "copy": 2, "skip": 2}
 ARGUMENTS |= {"depth": 1, "batch": 1, "rate": 1, "mode": 1}
 # What a tunable must be.
 TUNABLES = {
@@ -50,25 +50,6 @@ def ours(rig: Rig, kernel_log: Guard) -> CloneDevice:
     return device
 
 
-def refuse(
-    device: CloneDevice, message: str, *words: object, number: int = errno.EINVAL, at: int = 0
-) -> DmError:
-    """The message is refused, the log has one line of ours with these words, the status is the
-    same."""
-    before = [target.text for target in device.status()]
-    with pytest.raises(DmError) as caught:
-        device.message(message, sector=at)
-    error = caught.value
-    assert error.errno == number, error
-    said = [line for line in error.log if is_ours(line)]
-    assert len(said) == 1, error
-    for word in words:
-        assert str(word) in said[0], error
-    assert not UNPRINTABLE.search(said[0]), f"this was not escaped: {said[0]}"
-    assert [target.text for target in device.status()] == before
-    return error
-
-
 @pytest.mark.parametrize(
     "message",
     [
@@ -80,7 +61,7 @@ def refuse(
 )
 def test_unknown(ours: CloneDevice, message: str) -> None:
     """What is no message, what will be one some day, and what is a feature only."""
-    refuse(ours, message, "there is no message", message.split(maxsplit=1)[0][:100])
+    refuse_message(ours, message, "there is no message", message.split(maxsplit=1)[0][:100])
 
 
 def test_no_words(ours: CloneDevice, kernel_log: Guard) -> None:
@@ -100,7 +81,9 @@ def test_wrong_number_of_words(ours: CloneDevice, name: str, words: int) -> None
     """Each message has as many arguments as it has, and does nothing where that is not so."""
     if words != ARGUMENTS[name]:
         for written in (name, name.upper()):
-            refuse(ours, written + " 8" * words, f"{written} has a wrong number of arguments")
+            refuse_message(
+                ours, written + " 8" * words, f"{written} has a wrong number of arguments"
+            )
 
 
 @pytest.mark.parametrize(
@@ -109,10 +92,10 @@ def test_wrong_number_of_words(ours: CloneDevice, name: str, words: int) -> None
 def test_not_a_number(ours: CloneDevice, word: str) -> None:
     """All arguments are digits only; sectors are below 2^64."""
     for name in ("copy", "skip"):
-        refuse(ours, f"{name} {word} 8", word, "is not a number")
-        refuse(ours, f"{name} 8 {word}", word, "is not a number")
+        refuse_message(ours, f"{name} {word} 8", word, "is not a number")
+        refuse_message(ours, f"{name} 8 {word}", word, "is not a number")
     for name, wanted in TUNABLES.items():
-        refuse(ours, f"{name} {word}", word, wanted)
+        refuse_message(ours, f"{name} {word}", word, wanted)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +108,7 @@ def test_not_a_number(ours: CloneDevice, word: str) -> None:
 )
 def test_out_of_range(ours: CloneDevice, name: str, value: int) -> None:
     """Tunables have the bounds that they have in a table, and keep their values."""
-    refuse(ours, f"{name} {value}", value, TUNABLES[name])
+    refuse_message(ours, f"{name} {value}", value, TUNABLES[name])
 
 
 @pytest.mark.parametrize(
@@ -153,7 +136,7 @@ def test_batch_of_half_blocks(rig: Rig, kernel_log: Guard, side: str) -> None:
     disks = {"backing": rig.null_blk(size=2), "clone": rig.null_blk(size=2)}
     disks[side] = rig.null_blk(size=2, blocksize=4096)
     device = rig.clone(disks["backing"], disks["clone"])
-    refuse(device, "batch 12", 12, TUNABLES["batch"])
+    refuse_message(device, "batch 12", 12, TUNABLES["batch"])
     device.tune("batch", 8)
     assert device.copy_and_wait(0, LENGTH).counters["copied"] == LENGTH
 
@@ -164,7 +147,7 @@ def test_more_memory_than_there_is(ours: CloneDevice) -> None:
         ours.tune("depth", 1)
         ours.tune("batch", 8)
         ours.message(first)
-        refuse(ours, second, "there is no memory for it", number=errno.ENOMEM)
+        refuse_message(ours, second, "there is no memory for it", number=errno.ENOMEM)
     assert ours.clone_status().tunables == {"depth": 1, "batch": 16384, "rate": 0}
     assert ours.copy_and_wait(0, LENGTH).in_sync == LENGTH // REGION
 
@@ -172,16 +155,16 @@ def test_more_memory_than_there_is(ours: CloneDevice) -> None:
 def test_finish_without_a_start(ours: CloneDevice, kernel_log: Guard) -> None:
     """`finish` is for a copy that was started and is not paused; a suspend after one that was
     refused copies nothing."""
-    refuse(ours, "finish", "nothing was started")
+    refuse_message(ours, "finish", "nothing was started")
     ours.pause()
-    refuse(ours, "FINISH", "nothing was started")
+    refuse_message(ours, "FINISH", "nothing was started")
     assert ours.clone_status().state == "idle"
     ours.start_and_wait()
     ours.pause()
     io.write(ours.disk, 0, bytes(4096))
     before = ours.clone_status()
     assert (before.state, before.dirty) == ("paused", 1)
-    refuse(ours, "finish", "nothing was started")
+    refuse_message(ours, "finish", "nothing was started")
     ours.suspend()
     assert ours.clone_status() == before
     ours.resume()
@@ -223,13 +206,13 @@ def test_twice_is_as_once(ours: CloneDevice) -> None:
 def test_not_a_range(ours: CloneDevice, start: int, count: int) -> None:
     """Empty, past the end, overflowing: the log has both numbers."""
     for name in ("copy", "skip"):
-        refuse(ours, f"{name} {start} {count}", f"{count} sectors", f"sector {start} ")
+        refuse_message(ours, f"{name} {start} {count}", f"{count} sectors", f"sector {start} ")
 
 
 def test_nasty_words(ours: CloneDevice) -> None:
     """Quoted spaces and newlines and what is no letter: one line of log, that nobody can forge."""
     for message in (r"a\ b", "x\\\n<0>panic:\\ not\\ syncing", "\x1b[31m", "\x7f", "%s%n", "ä"):
-        error = refuse(ours, message, "there is no message")
+        error = refuse_message(ours, message, "there is no message")
         assert len(error.log) == 1, error
 
 
@@ -272,10 +255,10 @@ def test_while_suspended(ours: CloneDevice, message: str, noflush: bool) -> None
     and the same message works."""
     ours.start_and_wait()
     ours.suspend(noflush)
-    refuse(ours, message, "suspended", number=errno.EBUSY)
-    refuse(ours, f"copy {LENGTH} 8", f"sector {LENGTH} ")
-    refuse(ours, "depth 0", TUNABLES["depth"])
-    refuse(ours, "nonsense", "nonsense")
+    refuse_message(ours, message, "suspended", number=errno.EBUSY)
+    refuse_message(ours, f"copy {LENGTH} 8", f"sector {LENGTH} ")
+    refuse_message(ours, "depth 0", TUNABLES["depth"])
+    refuse_message(ours, "nonsense", "nonsense")
     before = ours.clone_status()
     ours.resume()
     assert ours.clone_status() == before
@@ -308,7 +291,7 @@ def test_before_the_first_resume(rig: Rig, kernel_log: Guard) -> None:
     device = rig.clone(rig.null_blk(size=2), rig.null_blk(size=2))
     device.load(device.table_text())
     device.suspend()
-    refuse(device, "copy 0 8", "suspended", number=errno.EBUSY)
+    refuse_message(device, "copy 0 8", "suspended", number=errno.EBUSY)
     device.start()
     assert device.clone_status().state == "copying"
     device.resume()
@@ -347,8 +330,8 @@ def test_too_many_ranges(rig: Rig, kernel_log: Guard) -> None:
     for number in range(1, MAX_RANGES):
         device.copy(number * 16, 8)
     for _ in range(3):
-        refuse(device, f"copy {LENGTH - 8} 8", "too many ranges", number=errno.EBUSY)
-    refuse(device, f"copy {LENGTH} 8", f"sector {LENGTH} ")
+        refuse_message(device, f"copy {LENGTH - 8} 8", "too many ranges", number=errno.EBUSY)
+    refuse_message(device, f"copy {LENGTH} 8", f"sector {LENGTH} ")
     gate.resume()
     status = device.wait_idle()
     assert (status.counters["copied"], status.in_sync) == (8 * MAX_RANGES, MAX_RANGES)

@@ -167,9 +167,9 @@ OTHER_VALUE = {
 }
 
 
-FLAGS = ("autostart", "strict_discard", "stable")
+FLAGS = ("autostart", "sparse", "delta", "strict_discard", "stable", "fill_bad")
 # Those that do not exist yet.
-REFUSED = ("sparse", "delta", "metadata {c}")
+REFUSED = ("metadata {c}", "METADATA {c}")
 
 
 @pytest.mark.parametrize("feature", [*(set(WITH_VALUE) - {"metadata"}), *FLAGS])
@@ -195,7 +195,7 @@ def test_lacks_its_value(below: Below, feature: str) -> None:
         below.refuse_line(f"{{b}} 0 {{c}} 0 3 mode track {feature.upper()}", text, feature.upper())
 
 
-@pytest.mark.parametrize("words", [*REFUSED, "SPARSE", "Delta"])
+@pytest.mark.parametrize("words", REFUSED)
 def test_not_supported_yet(below: Below, words: str) -> None:
     """Of the control surface, what does not exist yet is refused by name, also where it would ask
     for what is the case anyway: a table never changes its meaning."""
@@ -203,6 +203,14 @@ def test_not_supported_yet(below: Below, words: str) -> None:
     count = 2 + len(words.split())
     text = f"Feature {name} is not supported yet"
     below.refuse_line(f"{{b}} 0 {{c}} 0 {count} mode track {words}", text, name)
+
+
+@pytest.mark.parametrize("words", ["fill_bad", "on_read_error stop fill_bad"])
+def test_nothing_to_fill(below: Below, words: str) -> None:
+    """Where copying stops at what is bad, nothing is filled."""
+    count = len(words.split())
+    text = "fill_bad needs on_read_error skip"
+    below.refuse_line(f"{{b}} 0 {{c}} 0 {count} {words}", text, "fill_bad")
 
 
 @pytest.mark.parametrize("flag", FLAGS)

@@ -35,7 +35,18 @@ def test_info_of_a_new_device(rig: Rig) -> None:
         tunables=status.tunables,
     )
     assert status.counters == dict.fromkeys(
-        ("copied", "recopied", "held", "fallback", "read_errors", "clone_errors"), 0
+        (
+            "copied",
+            "zeroed",
+            "unchanged",
+            "recopied",
+            "held",
+            "fallback",
+            "read_errors",
+            "clone_errors",
+            "bad",
+        ),
+        0,
     )
     assert status.tunables == {"depth": 8, "batch": 2048, "rate": 0}
     assert status.dirty == regions

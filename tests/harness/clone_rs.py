@@ -155,6 +155,10 @@ class CloneDevice(Device):
         """Begin to copy what is dirty, or go on."""
         self._act("start", at)
 
+    def retry(self, at: int = 0) -> None:
+        """Try again what could not be read."""
+        self._act("retry", at)
+
     def pause(self, at: int = 0) -> None:
         """Begin no more jobs."""
         self._act("pause", at)

@@ -170,12 +170,19 @@ except DmError as error:
 
     def wait_until_waiting(self) -> None:
         """Until the ioctl waits for I/O that is in flight."""
+        self._wait_in("dm_wait_for_completion")
+
+    def wait_until_waiting_for_jobs(self) -> None:
+        """Until the ioctl waits for copies that are in flight."""
+        self._wait_in("presuspend")
+
+    def _wait_in(self, function: str) -> None:
         stack = Path(f"/proc/{self._child.pid}/stack")
         wait_until(
-            lambda: self._child.poll() is not None or "dm_wait_for_completion" in _text(stack),
-            "the suspend to wait for I/O",
+            lambda: self._child.poll() is not None or function in _text(stack),
+            f"the suspend to wait in {function}",
         )
-        assert self._child.poll() is None, "the suspend ended instead of waiting for I/O"
+        assert self._child.poll() is None, f"the suspend ended instead of waiting in {function}"
 
     def asleep_in_kernel(self) -> bool:
         """Whether the ioctl has begun and has not ended."""

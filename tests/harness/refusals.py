@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What a refused table line must get, and must leave behind: nothing."""
+"""What a refused table line or message must get, and must leave behind: nothing."""
 
 import errno
 import os
@@ -8,7 +8,10 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
 from harness import module
+from harness.clone_rs import CloneDevice
 from harness.command import read_text
 from harness.disk import Disk
 from harness.dm import Device
@@ -147,3 +150,22 @@ class Below:
     ) -> DmError:
         """The same for a line with places for the devices."""
         return self.refuse(self.line(parameters), text, *words, number=number)
+
+
+def refuse_message(
+    device: CloneDevice, message: str, *words: object, number: int = errno.EINVAL, at: int = 0
+) -> DmError:
+    """The message is refused, the log has one line of ours with these words, the status is the
+    same."""
+    before = [target.text for target in device.status()]
+    with pytest.raises(DmError) as caught:
+        device.message(message, sector=at)
+    error = caught.value
+    assert error.errno == number, error
+    said = [line for line in error.log if is_ours(line)]
+    assert len(said) == 1, error
+    for word in words:
+        assert str(word) in said[0], error
+    assert not UNPRINTABLE.search(said[0]), f"this was not escaped: {said[0]}"
+    assert [target.text for target in device.status()] == before
+    return error
