@@ -312,3 +312,21 @@ def test_a_clone_that_cannot_be_read(rig: Rig, kernel_log: Guard) -> None:
     status = pair.device.wait_for(lambda status: status.counters["unchanged"], "compared")
     wait_until(lambda: pair.device.clone_status().state == "complete", "the second copy")
     assert pair.device.clone_status().counters["unchanged"] == pair.length
+
+
+def test_what_was_read_before_is_not_compared(rig: Rig, kernel_log: Guard) -> None:
+    """A job whose read of the clone fails has in its memory what the one before it has read, which
+    is what this one's sectors shall be."""
+    kernel_log.allow(SAID)
+    dust = Dust(rig, rig.null_blk(SIZE))
+    features = ("region_size", 64, "batch", 128, "depth", 1, "delta")
+    pair = Pair(rig, rig.null_blk(SIZE), dust.disk, features=features)
+    zeroes = bytes(64 * SECTOR)
+    for image, sector in ((pair.backing, 0), (pair.backing, 64), (pair.clone, 0)):
+        io.write(image.disk, sector, zeroes)
+        image.expect(sector, zeroes)
+    dust.fail((70, 1))
+    status = pair.device.start_and_wait()
+    assert status.counters["unchanged"] == 64
+    pair.expect_copy()
+    pair.check("copied")
