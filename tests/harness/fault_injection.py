@@ -7,6 +7,7 @@ into the way, and a number means the same allocation each time.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +16,14 @@ from typing import NamedTuple
 from harness import module
 from harness.command import read_text, write_text
 from harness.disk import Disk
+from harness.wait import DEBUG_KERNEL
 
 DEBUGFS = Path("/sys/kernel/debug")
 # More than any call allocates.
 _NEVER = 1000000
+# Debug objects refill a pool of their own, in whatever thread an object begins: that is nobody's
+# allocation, and when it fails too often they are off. Only the debug kernel has this function.
+_REFILL = "fill_pool"
 
 
 class Code(NamedTuple):
@@ -39,9 +44,14 @@ class Code(NamedTuple):
         return cls(min(found), (max(found) | 0xFFF) + 1)
 
     @classmethod
+    @functools.cache
     def of_function(cls, *names: str) -> "Code":
         """The first of these functions that the kernel has (the others are inlined into it)."""
-        symbols = sorted((int(words[0], 16), words[2]) for words in _symbols() if words[1] in "tT")
+        symbols = sorted(
+            (int(words[0], 16), words[2])
+            for words in _symbols()
+            if words[1] in "tT" and len(words) == 3
+        )
         for name in names:
             for (start, found), (end, _) in zip(symbols, symbols[1:], strict=False):
                 if found == name and end > start:
@@ -77,7 +87,8 @@ def settings(name: str, probability: int = 0, **values: object) -> Iterator[Path
 
 @contextlib.contextmanager
 def faults_below(name: str, code: Code, **values: object) -> Iterator[Path]:
-    """Let allocations in this code fail, of one kind: failslab or fail_page_alloc."""
+    """Let allocations in this code fail, of one kind: failslab or fail_page_alloc. Unless another
+    range is rejected, those are left out that the debug kernel makes for itself."""
     common = {
         "ignore_gfp_wait": "N",
         "require_start": hex(code.start),
@@ -87,6 +98,9 @@ def faults_below(name: str, code: Code, **values: object) -> Iterator[Path]:
     }
     if name == "fail_page_alloc":
         common["min_order"] = 0
+    if DEBUG_KERNEL:
+        refill = Code.of_function(_REFILL)
+        common |= {"reject_start": hex(refill.start), "reject_end": hex(refill.end)}
     with settings(name, **(common | values)) as folder:
         yield folder
 
