@@ -32,10 +32,13 @@ _LINE = re.compile(
     r"|page=\S+ pfn=(\S+)(?:.* gfp_flags=(\S+))?)"
 )
 
+# Where our own code allocates: in it, or in what the kernel has for Rust, which on the debug kernel
+# has a frame of its own.
+OUR_CODE = re.compile(rf"\[{module.NAME}\]$|^(rust_helper_|kvrealloc_)")
 # What a target's constructor allocates: by our own code, or for it by these. Everything else that a
 # thread allocates on the way, for sysfs, slabs or the page tables, has a life of its own.
 OURS = re.compile(
-    rf"\[{module.NAME}\]$"
+    rf"{OUR_CODE.pattern}"
     r"|^(dm_|bd_link_|bio|mempool_|alloc_workqueue|apply_wqattrs|init_rescuer|__kthread_create"
     r"|alloc_empty_file)"
     r"|^pages GFP_KERNEL\|__GFP_NOWARN\|__GFP_NORETRY(\|__GFP_COMP)?$"
