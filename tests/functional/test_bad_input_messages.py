@@ -360,7 +360,7 @@ def test_log_is_bounded(ours: CloneDevice, kernel_log: Guard) -> None:
 
 
 @pytest.mark.parametrize("end", ["remove", "wipe", "reload"])
-def test_all_at_once(rig: Rig, kernel_log: Guard, end: str) -> None:
+def test_all_at_once(rig: Rig, kernel_log: Guard, end: str, brief: bool) -> None:
     """A hundred threads send messages, good and bad, ask for the status and the table, suspend and
     resume, and in the midst of it the device is removed, gets a table of errors or a new one: no
     call hangs, each returns 0 or an errno that has a meaning, the log stays bounded, and nothing
@@ -371,7 +371,7 @@ def test_all_at_once(rig: Rig, kernel_log: Guard, end: str) -> None:
     below = rig.null_blk(size=2), rig.null_blk(size=2)
     device = rig.clone(*below, features=(*TRACK, "batch", 8, "depth", 4))
     table = device.table_text()
-    crowd = Crowd()
+    crowd = Crowd(brief)
     crowd.add(20, lambda: device.message("copy 0 512"))
     for message in ("start", "pause", "finish", "skip 0 512", "depth 3", "batch 64", "rate 9999"):
         crowd.add(3, lambda message=message: device.message(message))

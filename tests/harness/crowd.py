@@ -9,11 +9,10 @@ from harness.wait import PATIENCE, wait_until
 
 
 class Crowd:
-    """Threads that each make one call some times, from one moment on."""
+    """Threads that each make one call some times, a few in brief, from one moment on."""
 
-    CALLS = 12
-
-    def __init__(self) -> None:
+    def __init__(self, brief: bool) -> None:
+        self._calls = 3 if brief else 12
         self._threads: list[threading.Thread] = []
         self._begin = threading.Event()
         self._done = 0
@@ -29,7 +28,7 @@ class Crowd:
 
     def _repeat(self, function: Callable[[], object]) -> None:
         self._begin.wait()
-        for _ in range(self.CALLS):
+        for _ in range(self._calls):
             try:
                 function()
             except DmError as error:
@@ -45,7 +44,7 @@ class Crowd:
 
     def wait_until_half_is_done(self) -> None:
         """Until half of the calls have returned."""
-        half = len(self._threads) * self.CALLS // 2
+        half = len(self._threads) * self._calls // 2
         wait_until(lambda: self._done >= half, "half of the calls to return", 60)
 
     def wait(self) -> None:
