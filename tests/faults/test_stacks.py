@@ -89,7 +89,7 @@ def test_swap(rig: Rig, brief: bool) -> None:
     device, *disks = swap_device(rig, 32)
     with swap_on(device.disk):
         device.start()
-        with swapping(24, 1 if brief else 4) as process:
+        with swapping(16 if brief else 24, 1 if brief else 4) as process:
             wait_until(lambda: swap_used() > (8 << 10), "pages to go out")
             while process.poll() is None:
                 device.finish()

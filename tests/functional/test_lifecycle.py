@@ -347,14 +347,14 @@ def test_create_and_remove_many_times(rig: Rig, gated: Gated, brief: bool) -> No
         device.copy(0, 512)
         device.remove()
 
-    for _ in range(10):
+    for _ in range(3 if brief else 10):
         once()
     with Allocations() as allocations:
         for _ in range(5):
             once()
     assert not allocations.lost, "lost memory, by who allocated it"
     before = kept_memory()
-    for _ in range(10 if brief else 100):
+    for _ in range(3 if brief else 100):
         once()
     if not DEBUG_KERNEL:
         # 100 leaked pages would be 400 KiB; what is freed after grace periods comes back.
