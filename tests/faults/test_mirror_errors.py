@@ -10,6 +10,7 @@ import os
 import pytest
 
 from harness import io
+from harness.clone_rs import linear_table
 from harness.data import stamped
 from harness.faulty import SAID, Faulty, FlakeyReads
 from harness.kernel_log import Guard
@@ -128,3 +129,34 @@ def test_hangs(rig: Rig, kernel_log: Guard) -> None:
     write.result()
     status = pair.device.wait_for(lambda status: status.health == "detached", "detached")
     assert status.counters["clone_errors"] == 8
+
+
+def test_detached_between_two_pieces(rig: Rig, kernel_log: Guard) -> None:
+    """Zeroes over two runs that are in sync, in one bio: when the first run has them the clone was
+    detached meanwhile, by another write. The second run does not get them, and is dirty."""
+    kernel_log.allow(OURS + "(copy: |clone device |flush of )")
+    kernel_log.allow(SAID)
+    half = LENGTH // 2
+    gate, faulty = rig.gate(rig.loop(1)), Faulty(rig, rig.loop(1))
+    parts = (linear_table(gate.disk), linear_table(faulty.disk, start=half))
+    clone = rig.mapped("\n".join(parts)).disk
+    pair = Pair(rig, rig.loop(2), clone, features=FEATURES, mode="mirror")
+    device = pair.device
+    before = device.start_and_wait()
+    faulty.fail((0, half))
+    shut = rig.shut(gate)
+    # What is being copied between the two runs is not in sync.
+    device.copy(REGION, REGION)
+    shut.wait_for(1)
+    zeroes = rig.background(pair.write_zeroes, 0, 3 * REGION)
+    shut.wait_for(2)
+    pair.write(half, stamped("missed", 0, 8))
+    device.wait_for(lambda status: status.health == "detached", "detached")
+    shut.open()
+    zeroes.result()
+    device.wait_idle()
+    assert device.clone_status().in_sync == before.in_sync - 4
+    faulty.heal()
+    device.start_and_wait()
+    pair.expect_copy()
+    pair.check("after start")

@@ -76,6 +76,13 @@ class Pair:
         io.write(self.device.disk, self.start + sector, data)
         self.backing.expect(self.offsets[0] + sector, data)
 
+    def write_zeroes(self, sector: int, count: int) -> None:
+        """Write zeroes through the mapped device, as one bio that may not be split."""
+        mode = io.FALLOC_FL_PUNCH_HOLE | io.FALLOC_FL_KEEP_SIZE
+        with io.direct(self.device.disk) as fd:
+            io.fallocate(fd, mode, self.start + sector, count)
+        self.backing.expect(self.offsets[0] + sector, bytes(count * SECTOR))
+
     def write_regions(self, name: str, *regions: int) -> None:
         """Write the first block of some regions, so that they are dirty."""
         for region in regions:
