@@ -5,7 +5,8 @@ while memory is short: nothing waits for itself, and all is equal in the end.
 
 import pytest
 
-from harness.clone_rs import TRACK
+from harness.clone_rs import TRACK, CloneDevice
+from harness.disk import Disk
 from harness.fio import STEADY
 from harness.image import Image, assert_same_disks
 from harness.rig import Rig
@@ -17,16 +18,22 @@ DEEP = 8
 FEATURES = ("depth", 2, "batch", 128)
 
 
+def stacked(rig: Rig, features: tuple) -> tuple[list[CloneDevice], list[Disk]]:
+    """Targets whose backing device is the one below, and all disks: that at the bottom, and the
+    clone of each."""
+    disks = [rig.null_blk(2) for _ in range(DEEP + 1)]
+    below, stack = disks[0], []
+    for clone in disks[1:]:
+        stack.append(rig.clone(below, clone, features=features))
+        below = stack[-1].disk
+    return stack, disks
+
+
 def test_eight_deep(rig: Rig) -> None:
     """Each target's backing device is the target below it, and each copies to a clone of its own
     while fio writes at the top. Suspended from the top, each copies its rest: all are equal."""
-    bottom = rig.null_blk(2)
-    clones = [rig.null_blk(2) for _ in range(DEEP)]
-    below, stack = bottom, []
-    for clone in clones:
-        stack.append(rig.clone(below, clone, features=(*TRACK, *FEATURES)))
-        below = stack[-1].disk
-    load = rig.fio(below, size="2m", **STEADY)
+    stack, (bottom, *clones) = stacked(rig, (*TRACK, *FEATURES))
+    load = rig.fio(stack[-1].disk, size="2m", **STEADY)
     load.wait_for_load()
     for device in stack:
         device.start()
@@ -73,13 +80,8 @@ def test_eight_deep_on_the_clones_side(rig: Rig) -> None:
 def test_eight_mirrors_deep(rig: Rig) -> None:
     """Each target mirrors the target below it: a write at the top ends when it is on all clones,
     which are equal whenever the stack is suspended."""
-    bottom = rig.null_blk(2)
-    clones = [rig.null_blk(2) for _ in range(DEEP)]
-    below, stack = bottom, []
-    for clone in clones:
-        stack.append(rig.clone(below, clone, features=FEATURES))
-        below = stack[-1].disk
-    load = rig.fio(below, size="2m", **STEADY)
+    stack, (bottom, *clones) = stacked(rig, FEATURES)
+    load = rig.fio(stack[-1].disk, size="2m", **STEADY)
     load.wait_for_load()
     for device in stack:
         device.start()
