@@ -3,11 +3,19 @@
 while memory is short: nothing waits for itself, and all is equal in the end.
 """
 
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from harness.clone_rs import TRACK, CloneDevice
+from harness.command import read_text, write_text
+from harness.data import stamped
 from harness.disk import Disk
 from harness.fio import STEADY
+from harness.hog import hog, memory
 from harness.image import Image, assert_same_disks
 from harness.rig import Rig
 from harness.swap import swap_on, swap_used, swapping
@@ -122,8 +130,7 @@ def test_swap(rig: Rig, mode: str, brief: bool) -> None:
 def test_memory_pressure(rig: Rig, queue: dict, mode: str) -> None:
     """More is taken than the machine has, and it is swapped out through a device that is being
     copied: all gets on, and the copy completes."""
-    with open("/proc/meminfo") as file:
-        available = next(int(line.split()[1]) >> 10 for line in file if "MemAvailable" in line)
+    available = memory("MemAvailable") >> 10
     disks = [rig.null_blk(160, **queue) for _ in range(2)]
     pair = Pair(rig, *disks, features=FEATURES, mode=mode)
     with swap_on(pair.device.disk):
@@ -136,3 +143,48 @@ def test_memory_pressure(rig: Rig, queue: dict, mode: str) -> None:
                 pair.device.wait_for(lambda status: status.health == "ok", "fine")
     pair.device.wait_complete(120)
     pair.check_equal("after swapping")
+
+
+@contextlib.contextmanager
+def dirty_pages_everywhere() -> Iterator[None]:
+    """Nobody writes back before almost all of the page cache is dirty, so that who needs memory has
+    to wait for that."""
+    settings = [Path("/proc/sys/vm") / name for name in ("dirty_background_ratio", "dirty_ratio")]
+    before = [read_text(path) for path in settings]
+    for path, percent in zip(settings, (80, 95), strict=True):
+        write_text(path, percent)
+    try:
+        yield
+    finally:
+        for path, value in zip(settings, before, strict=True):
+            write_text(path, value)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("stable", [False, True])
+def test_writeback_makes_memory_free(rig: Rig, stable: bool) -> None:
+    """Through the page cache twice as much is written to a complete mirror as there is memory left:
+    that becomes free as the pages are written to both devices, which stay equal."""
+    size, left = 64, 24
+    features = (*FEATURES, "stable") if stable else FEATURES
+    pair = Pair(rig, rig.null_blk(size), rig.null_blk(size), features=features, mode="mirror")
+    device = pair.device
+    device.start_and_wait()
+    pieces = [
+        (sector, stamped("cached", sector, 2048)) for sector in range(0, 2 * left << 11, 2048)
+    ]
+    write_text("/proc/sys/vm/drop_caches", 3)
+    with dirty_pages_everywhere(), hog(memory("MemAvailable") - (left << 10)):
+        fd = os.open(device.disk.path, os.O_WRONLY)
+        try:
+            for sector, data in pieces:
+                assert os.pwrite(fd, data, sector * 512) == len(data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    for sector, data in pieces:
+        pair.backing.expect(sector, data)
+    status = device.clone_status()
+    assert (status.state, status.health, status.dirty) == ("complete", "ok", 0)
+    pair.expect_copy()
+    pair.check("after the writes")

@@ -4,12 +4,8 @@ some gets none, all stays as it was; and what a device has had is there again wh
 """
 
 import errno
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -19,6 +15,7 @@ from harness.command import read_text, write_text
 from harness.dm_ioctl import DmError
 from harness.fault_injection import Code, allocations_below, fail_nth, faults_below
 from harness.fio import STEADY
+from harness.hog import hog, memory
 from harness.kernel_log import Guard
 from harness.refusals import OURS, allow_refusals, refused
 from harness.rig import Rig
@@ -29,14 +26,6 @@ LENGTH = 4096
 # More than any test needs.
 ENDLESS = 1000000
 LARGE = 1280 << 11
-# Takes so many bytes, says so, and is the first that the OOM killer would end.
-HOG = """
-import sys, time
-open("/proc/self/oom_score_adj", "w").write("1000")
-memory = bytearray(b"x") * int(sys.argv[1])
-print("ready", flush=True)
-time.sleep(600)
-"""
 
 
 @contextmanager
@@ -168,15 +157,6 @@ def free() -> int:
     return memory("MemFree")
 
 
-def memory(name: str) -> int:
-    """A line of /proc/meminfo, in KiB."""
-    found = Counter()
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        word, value = line.split()[:2]
-        found[word.rstrip(":")] = int(value)
-    return found[name]
-
-
 def test_others_have_the_memory(rig: Rig, kernel_log: Guard) -> None:
     """Regions that are within the bound, but more than what is free: ENOMEM, and nobody is killed
     for them."""
@@ -188,15 +168,9 @@ def test_others_have_the_memory(rig: Rig, kernel_log: Guard) -> None:
     table, device = clone_table(*disks, features=features), rig.clone_of(None)
     device.load(table)
     device.clear()
-    taken = (memory("MemAvailable") << 10) - regions // 2
-    hog = subprocess.Popen([sys.executable, "-c", HOG, str(taken)], stdout=subprocess.PIPE)
-    rig.until_end(hog)
-    assert hog.stdout.readline() == b"ready\n"
-    error = refused(device, table)
-    assert error.errno == errno.ENOMEM
-    assert hog.poll() is None
-    hog.kill()
-    hog.wait()
+    with hog(memory("MemAvailable") - (regions // 2 >> 10)):
+        error = refused(device, table)
+        assert error.errno == errno.ENOMEM
     device.load(table)
 
 
