@@ -7,7 +7,6 @@ random under overlapping load. The seed is printed where a round fails; `--seed`
 decisions, though not its timing.
 """
 
-import random
 import time
 
 import pytest
@@ -16,54 +15,43 @@ from harness.faulty import SAID, Faulty
 from harness.fio import Fio
 from harness.kernel_log import Guard
 from harness.mixed_load import MixedLoad
+from harness.random_session import RandomSession
 from harness.refusals import OURS
 from harness.rig import Rig
 from harness.track import PAIRS, Pair
 
+SIZE = 4
 KINDS = ["null_blk-512", "null_blk-4096", "null_blk-4096-512", "loop", "brd"]
 
 
-class Session:
-    """A mirror of a random layout, and random rounds with it."""
+class Session(RandomSession):
+    """Of `mode mirror`, with a clone that fails."""
 
     def __init__(self, rig: Rig, seed: str):
-        self._random = choose = random.Random(seed)
-        kind = choose.choice(KINDS)
-        backing, clone = PAIRS[kind](rig, 4)
+        super().__init__(seed)
+        kind = self._random.choice(KINDS)
+        backing, clone = PAIRS[kind](rig, SIZE)
         self._faulty = Faulty(rig, clone)
-        block = max(backing.block, clone.block)
-        offsets = tuple(choose.choice((0, 8, 64, 1000)) // block * block for _ in range(2))
-        most = min(backing.sectors, clone.sectors) - max(offsets)
-        length = choose.choice((most, most - 8, most // 2 - 24)) // block * block
-        features = ["region_size", 8 << choose.randrange(8), *self._pipeline()]
-        if choose.random() < 0.5:
-            features.append("strict_discard")
-        if choose.random() < 0.3:
-            features.append("stable")
-        print(f"seed {seed}: {kind} {offsets} {length} {features}")
-        self._pair = Pair(
-            rig, backing, self._faulty.disk, offsets, length, tuple(features), mode="mirror"
-        )
+        disks = backing, self._faulty.disk
+        layout = self._layout(kind, disks, (0, 8, 64, 1000), (8,), SIZE)
+        features = self._features(8, "strict_discard", "stable")
+        self._pair = Pair(rig, *disks, *layout, features, mode="mirror")
         disk = self._pair.device.disk
-        self._load = MixedLoad(rig, disk, randseed=choose.randrange(1 << 31))
+        self._load = MixedLoad(rig, disk, randseed=self._random.randrange(1 << 31))
         # Writers that overlap each other all the time, in the part where nobody verifies.
         self._overlapping: Fio = rig.fio(
             disk,
-            **{"rw": "randwrite", "bsrange": f"{block * 512}-64k", "iodepth": 16, "numjobs": 2},
+            **{"rw": "randwrite", "bsrange": f"{disk.block * 512}-64k", "iodepth": 16},
             **{"offset": self._load.free * 512, "size": "96k", "norandommap": 1},
-            **{"time_based": 1, "runtime": 600},
+            **{"time_based": 1, "runtime": 600, "numjobs": 2},
         )
 
     def round(self) -> None:
         """Some steps at random, then a look at what is in sync."""
         choose, device = self._random, self._pair.device
-        steps = (self._start, self._start, device.pause, self._copy, self._tune)
+        steps = (self._start, self._start, self._pause, self._copy, self._tune)
         steps += (self._suspend, self._suspend, self._reload, self._switch, self._fail)
-        for _ in range(choose.randrange(2, 8)):
-            step = choose.choice(steps)
-            print(step.__name__.lstrip("_"), end=" ")
-            step()
-            time.sleep(choose.choice((0, 0.002, 0.02, 0.1)))
+        self._take(7, steps)
         self._faulty.heal()
         device.set_mode("mirror")
         self._start()
@@ -99,39 +87,15 @@ class Session:
             60,
         )
 
-    def _pipeline(self) -> list[str | int]:
-        return [
-            *("depth", self._random.choice((1, 2, 8, 32))),
-            *("batch", 8 << self._random.randrange(9)),
-        ]
-
-    def _start(self) -> None:
-        self._pair.device.start()
-
     def _copy(self) -> None:
-        count = self._random.randrange(1, self._pair.length // 4)
         if self._pair.device.clone_status().health != "detached":
-            self._pair.device.copy(self._random.randrange(self._pair.length - count), count)
-
-    def _tune(self) -> None:
-        name, value = self._random.choice(
-            (*zip(*[iter(self._pipeline())] * 2, strict=True), ("rate", 0), ("rate", 20000))
-        )
-        self._pair.device.tune(name, value)
+            super()._copy()
 
     def _suspend(self) -> None:
-        device, choose = self._pair.device, self._random
-        device.suspend(choose.random() < 0.5, choose.random() < 0.5)
-        time.sleep(choose.choice((0, 0.01)))
-        device.resume(choose.random() < 0.5)
+        self._suspended()
 
     def _reload(self) -> None:
-        pair, choose = self._pair, self._random
-        others = [word for word in pair.features if word == "strict_discard"]
-        mode = ("mode", choose.choice(("mirror", "mirror", "track")))
-        size = ("region_size", pair.region_size)
-        features = (*size, *mode, *self._pipeline(), *others)
-        pair.device.reload(pair.line(features=features), choose.random() < 0.5)
+        self._reloaded("mirror", "mirror", "track")
 
     def _switch(self) -> None:
         self._pair.device.set_mode(self._random.choice(("track", "mirror")))
@@ -151,11 +115,7 @@ def play(rig: Rig, kernel_log: Guard, seed: str, rounds: int) -> None:
     kernel_log.allow(r"operation not supported error, dev loop")
     kernel_log.allow(OURS + "(copy: |clone device |flush of |message refused)")
     kernel_log.allow(SAID)
-    session = Session(rig, seed)
-    for number in range(rounds):
-        print(f"round {number}:", end=" ")
-        session.round()
-    session.end()
+    Session(rig, seed).play(rounds)
 
 
 @pytest.mark.timeout(300)
