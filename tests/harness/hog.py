@@ -26,6 +26,13 @@ def memory(name: str) -> int:
     raise KeyError(name)
 
 
+def reclaimed() -> int:
+    """How many pages were taken from somebody because others needed them."""
+    lines = Path("/proc/vmstat").read_text().splitlines()
+    found = dict(line.split() for line in lines)
+    return int(found["pgsteal_kswapd"]) + int(found["pgsteal_direct"])
+
+
 @contextlib.contextmanager
 def hog(size: int) -> Iterator[None]:
     """A process has so many KiB, for the time of a with block; nobody may kill it for them."""
