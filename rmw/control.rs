@@ -21,7 +21,7 @@ pub(crate) enum Refused {
     Detached,
     /// Too many ranges wait already.
     Full,
-    /// Nothing was started that could be finished.
+    /// Nothing was started that could be finished, or tried again.
     NotStarted,
     /// There is no memory for it, or it would take too much of it.
     NoMemory,

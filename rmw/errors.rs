@@ -84,8 +84,8 @@ impl ErrorList {
         self.left_out = [0; 2];
     }
 
-    /// Adds a failure of `count` sectors at `sector`. What touches it and is of the same kind becomes
-    /// one with it.
+    /// Adds a failure of `count` sectors at `sector`. What touches it and is of the same kind
+    /// becomes one with it.
     pub(super) fn add(&mut self, side: Side, errno: c_int, sector: u64, count: u64) {
         let mut new = Entry {
             side,

@@ -45,8 +45,8 @@ impl Block<'_> {
     }
 }
 
-/// Decides what becomes of the first sectors of what is left of a job's piece: those that become the
-/// same. Where more fillings than one have something to say, the first one of these counts.
+/// Decides what becomes of the first sectors of what is left of a job's piece: those that become
+/// the same. Where more fillings than one have something to say, the first one of these counts.
 pub(super) fn modify(job: Job<Filled>) -> Job<Ready> {
     let Filled { left, compares } = job.state;
     let engine = &job.engine;

@@ -44,9 +44,9 @@ pub(super) fn submit_clone(mut job: Job<Fetched>) {
     }
 }
 
-/// The piece could not be read. With `on_read_error skip` that is narrowed down to logical blocks (of
-/// the device with the larger ones, as all else is to be written), unless it is not the medium's
-/// fault.
+/// The piece could not be read. With `on_read_error skip` that is narrowed down to logical blocks
+/// (of the device with the larger ones, as all else is to be written), unless it is not the
+/// medium's fault.
 pub(super) fn failed(mut job: Job<Claimed>, status: Status) {
     let errno = status.to_errno();
     let skips = job.engine.policy.on_read_error == OnReadError::Skip;
