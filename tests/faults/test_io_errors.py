@@ -92,6 +92,7 @@ def test_counters_are_exact(
     """The sectors of as many jobs are counted as bios failed, on the side where they failed; what
     is not counted as copied was not touched, and is dirty."""
     pair = Pair(rig, kernel_log)
+    pair.keep_apart()
     with failing_requests(pair.disk(side), probability=probability, times=times) as folder:
         status = pair.device.copy_and_wait(0, LENGTH)
         failed = times - int(read_text(folder / "times"))
