@@ -57,7 +57,7 @@ impl Slot {
                 queue,
                 batch,
                 // A logical block is a power of two.
-                half: memory / 2 & block.wrapping_neg(),
+                half: (memory / 2) & block.wrapping_neg(),
                 generation,
                 bio,
                 flight: None,
