@@ -16,7 +16,7 @@ from harness.clone_rs import Status, linear_table
 from harness.data import SECTOR, stamped
 from harness.disk import Disk
 from harness.dm import Device
-from harness.faulty import SAID, Dust
+from harness.faulty import SAID, Dust, FlakeyReads
 from harness.kernel_log import Guard
 from harness.mixed_load import MixedLoad
 from harness.patchwork import FEATURES, Patchwork
@@ -318,15 +318,16 @@ def test_what_was_read_before_is_not_compared(rig: Rig, kernel_log: Guard) -> No
     """A job whose read of the clone fails has in its memory what the one before it has read, which
     is what this one's sectors shall be."""
     kernel_log.allow(SAID)
-    dust = Dust(rig, rig.null_blk(SIZE))
+    clone = FlakeyReads(rig, rig.null_blk(SIZE))
     features = ("region_size", 64, "batch", 128, "depth", 1, "delta")
-    pair = Pair(rig, rig.null_blk(SIZE), dust.disk, features=features)
+    pair = Pair(rig, rig.null_blk(SIZE), clone.disk, features=features)
     zeroes = bytes(64 * SECTOR)
     for image, sector in ((pair.backing, 0), (pair.backing, 64), (pair.clone, 0)):
         io.write(image.disk, sector, zeroes)
         image.expect(sector, zeroes)
-    dust.fail((70, 1))
+    clone.fail((64, 64))
     status = pair.device.start_and_wait()
+    clone.heal()
     assert status.counters["unchanged"] == 64
     pair.expect_copy()
     pair.check("copied")
