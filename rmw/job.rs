@@ -174,7 +174,7 @@ impl Job<Fetched> {
 }
 
 impl Job<Filled> {
-    /// That becomes of the first sectors of what is left.
+    /// This becomes of the first sectors of what is left.
     pub(super) fn ready(self, sectors: u64, action: Action) -> Job<Ready> {
         let compares = self.state.compares;
         let (range, left) = self.state.left.split(sectors);

@@ -8,7 +8,7 @@ mod delta;
 mod sparse;
 
 use super::job::{Action, Filled, Job, Ready};
-use crate::abstractions::bio::BufferedBio;
+use crate::abstractions::bio::Memory;
 use delta::Delta;
 use kernel::prelude::*;
 use sparse::Sparse;
@@ -25,7 +25,7 @@ trait Modify {
 
 /// Some sectors of the job's memory, at most a block.
 struct Block<'a> {
-    memory: &'a BufferedBio,
+    memory: &'a Memory,
     /// Where they are in the memory, and how many they are.
     at: u64,
     sectors: u64,
@@ -62,7 +62,7 @@ pub(super) fn modify(job: Job<Filled>) -> Job<Ready> {
     let before = left.start() - job.run.piece.start();
     let (sectors, action) = first_part(on_clone, left.len(), block, |from, sectors| {
         let block = Block {
-            memory: job.slot.bio(),
+            memory: job.slot.memory(),
             at: before + from,
             sectors,
             on_clone: job.slot.half() + before + from,

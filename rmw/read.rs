@@ -65,6 +65,6 @@ pub(super) fn failed(mut job: Job<Claimed>, status: Status) {
     if !job.engine.policy.fill_bad {
         return job::go_on_with(job.next_piece());
     }
-    job.slot.as_mut().bio_mut().clear(piece.len());
+    job.slot.as_mut().bio_mut().memory_mut().clear(piece.len());
     write::submit(job.ready_to_fill());
 }

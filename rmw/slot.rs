@@ -4,7 +4,7 @@
 
 use super::job::{self, Flight};
 use crate::abstractions::{
-    bio::{BioOwner, BioSet, BufferedBio, Status},
+    bio::{BioOwner, BioSet, BufferedBio, Memory, Status},
     workqueue::{enqueue, OwnedQueue, QueuedItem},
 };
 use kernel::{
@@ -81,9 +81,9 @@ impl Slot {
         self.half.into()
     }
 
-    /// The bio, to be looked at.
-    pub(super) fn bio(&self) -> &BufferedBio {
-        &self.bio
+    /// The memory, to be looked at.
+    pub(super) fn memory(&self) -> &Memory {
+        self.bio.memory()
     }
 
     /// The bio, to be prepared.

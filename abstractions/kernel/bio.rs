@@ -11,14 +11,16 @@
 
 mod buffered;
 mod layout;
+mod memory;
 mod set;
 mod submit;
 mod twin;
 
-#[cfg(CONFIG_KUNIT = "y")]
-pub(crate) use buffered::test_memory;
 pub(crate) use buffered::{BufferedBio, Priority};
 pub(crate) use layout::MemoryLayout;
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) use memory::test_memory;
+pub(crate) use memory::Memory;
 pub(crate) use set::BioSet;
 pub(crate) use submit::{submit, BioOwner, OwnBio};
 pub(crate) use twin::TwinBio;
