@@ -16,7 +16,7 @@ from harness.clone_rs import ErrorList, Failure, Status, linear_table
 from harness.command import write_text
 from harness.data import SECTOR
 from harness.disk import Disk
-from harness.faulty import SAID, Dust, Faulty, FaultyPair
+from harness.faulty import Dust, Faulty, FaultyPair, allow_read_errors
 from harness.kernel_log import Guard
 from harness.refusals import OURS, refuse_message
 from harness.rig import Rig
@@ -33,12 +33,6 @@ SHAPES = {
     "one job": ("region_size", 64, "batch", 64, "depth", 1),
     "odd": ("region_size", 256, "batch", 24, "depth", 3),
 }
-
-
-def allow_errors(log: Guard) -> None:
-    """What is said about errors."""
-    log.allow(OURS + "copy: ")
-    log.allow(SAID)
 
 
 def ranges(sectors: Iterable[int]) -> list[tuple[int, int]]:
@@ -76,6 +70,20 @@ def check_counters(status: Status, length: int, bad: int) -> None:
     assert sum(counters[name] for name in ("copied", "zeroed", "unchanged", "bad")) == length
 
 
+def check_all_but(pair: Pair, dust: Dust, bad: set[int]) -> None:
+    """All but these sectors of the target, which are bad on the backing device, is copied; and the
+    rest when they are healed."""
+    dust.fail(*((pair.offsets[0] + sector, 1) for sector in bad))
+    pair.device.start()
+    status = pair.device.wait_paused()
+    check_bad(pair, status, bad)
+    check_counters(status, pair.length, len(bad))
+    dust.heal()
+    pair.device.start_and_wait()
+    pair.expect_copy()
+    pair.check("healed")
+
+
 def scattered(seed: int, length: int = LENGTH) -> set[int]:
     """Single sectors and runs, at both ends, and side by side with and without a gap."""
     choose = random.Random(seed)
@@ -90,7 +98,7 @@ def scattered(seed: int, length: int = LENGTH) -> set[int]:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_scattered(rig: Rig, kernel_log: Guard, shape: str, mode: str) -> None:
     """Bad sectors of all sorts, with pipelines of all sorts, at offsets on both devices."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     dust = Dust(rig, rig.null_blk(2))
     offsets = (5, 11)
     length = LENGTH - 64
@@ -104,39 +112,23 @@ def test_scattered(rig: Rig, kernel_log: Guard, shape: str, mode: str) -> None:
         (*SHAPES[shape], *SKIP),
         mode=mode,
     )
-    dust.fail(*((offsets[0] + sector, 1) for sector in bad))
-    pair.device.start()
-    status = pair.device.wait_paused()
-    check_bad(pair, status, bad)
-    check_counters(status, length, len(bad))
-    dust.heal()
-    pair.device.start_and_wait()
-    pair.expect_copy()
-    pair.check("healed")
+    check_all_but(pair, dust, bad)
 
 
 @pytest.mark.parametrize("features", [("sparse",), ("delta",), ("sparse", "delta")], ids="-".join)
 def test_with_other_features(rig: Rig, kernel_log: Guard, features: tuple[str, ...]) -> None:
     """Also where zeroes are not written, and what is equal is not."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     dust = Dust(rig, rig.null_blk(2))
     bad = scattered(3)
     pair = Pair(rig, dust.disk, rig.loop(2), features=(*SHAPES["a run"], *SKIP, *features))
-    dust.fail(*((sector, 1) for sector in bad))
-    pair.device.start()
-    status = pair.device.wait_paused()
-    check_bad(pair, status, bad)
-    check_counters(status, LENGTH, len(bad))
-    dust.heal()
-    pair.device.start_and_wait()
-    pair.expect_copy()
-    pair.check("healed")
+    check_all_but(pair, dust, bad)
 
 
 @pytest.mark.parametrize("block", [1, 8])
 def test_medium_errors(rig: Rig, kernel_log: Guard, block: int) -> None:
     """A SCSI disk with bad blocks of 512 and of 4096 bytes: a block is bad as a whole."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     backing: Disk = rig.scsi_debug(
         4,
         sector_size=block * SECTOR,
@@ -162,7 +154,7 @@ def test_medium_errors(rig: Rig, kernel_log: Guard, block: int) -> None:
 def test_few_reads(rig: Rig, kernel_log: Guard, fills: tuple[str, ...]) -> None:
     """A failed read of a bad sector may take a disk many seconds: it is tried no more often than
     the piece can be halved, and sectors that follow on a bad one are each tried once."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     dust = Dust(rig, rig.null_blk(2))
     shape = ("region_size", 64, "batch", 1024, "depth", 1)
     pair = Pair(rig, dust.disk, rig.null_blk(2), features=(*shape, *SKIP, *fills))
@@ -196,7 +188,7 @@ def test_few_reads(rig: Rig, kernel_log: Guard, fills: tuple[str, ...]) -> None:
 def test_zeroes_for_what_is_bad(rig: Rig, kernel_log: Guard) -> None:
     """`fill_bad`: the clone has zeroes there, and what can be read; nobody is told that they are in
     sync."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     bad = scattered(5)
     pair = FaultyPair(rig, Dust, "backing", (*SHAPES["a run"], *SKIP, "fill_bad"))
     pair.faulty.fail(*((sector, 1) for sector in bad))
@@ -210,7 +202,7 @@ def test_zeroes_for_what_is_bad(rig: Rig, kernel_log: Guard) -> None:
 
 def test_zeroes_that_cannot_be_written(rig: Rig, kernel_log: Guard) -> None:
     """The clone fails where zeroes are written for what is bad: that is a clone error as any."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     kernel_log.allow(OURS + "clone device ")
     disks = [Faulty(rig, rig.null_blk(2)) for _ in range(2)]
     features = (*SHAPES["one job"], *SKIP, "fill_bad")
@@ -233,7 +225,7 @@ def test_zeroes_that_cannot_be_written(rig: Rig, kernel_log: Guard) -> None:
 def test_retry(rig: Rig, kernel_log: Guard) -> None:
     """`retry` tries what is bad again and goes on where copying has paused for it; errors of the
     clone stay in the list. What is still bad is listed again."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     disks = [Dust(rig, rig.null_blk(2)), Faulty(rig, rig.null_blk(2))]
     features = (*SHAPES["one job"], *SKIP, "on_clone_error", "stop")
     pair = Pair(rig, *(disk.disk for disk in disks), features=features)
@@ -261,7 +253,7 @@ def test_retry(rig: Rig, kernel_log: Guard) -> None:
 
 def test_retry_refused(rig: Rig, kernel_log: Guard) -> None:
     """Before `start`, while the device is suspended, and while the clone is detached."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     kernel_log.allow(OURS + "(clone device |message refused)")
     pair = FaultyPair(rig, Faulty, "clone", (*SHAPES["one job"], *SKIP))
     refuse_message(pair.device, "retry", "nothing was started")
@@ -306,7 +298,7 @@ class HangingRead:
 def test_interrupted(rig: Rig, kernel_log: Guard, hangs: int, how: str) -> None:
     """A suspend or a pause comes while a read hangs that will fail: the job reads nothing more, its
     regions wait, and the outcome is the same after a resume, or a start."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     bad = {10, 11, 640, 2000}
     hanging = HangingRead(rig, hangs, *bad)
     pair = hanging.pair
@@ -335,7 +327,7 @@ def test_interrupted(rig: Rig, kernel_log: Guard, hangs: int, how: str) -> None:
 def test_tried_again_meanwhile(rig: Rig, kernel_log: Guard, message: str) -> None:
     """A job has found something bad and is still in that region when all is to be tried again: then
     that is, though it was forgotten before it was put aside."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     hanging = HangingRead(rig, 640, 10, 11)
     pair = hanging.pair
     assert len(pair.device.errors().failures) == 1
@@ -352,7 +344,7 @@ def test_tried_again_meanwhile(rig: Rig, kernel_log: Guard, message: str) -> Non
 def test_larger_blocks_of_the_clone(rig: Rig, kernel_log: Guard) -> None:
     """What is written to a clone with blocks of 4096 bytes is made of these: sectors beside a bad
     one that share its block are bad, too."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     dust = Dust(rig, rig.null_blk(2))
     pair = Pair(
         rig,
@@ -374,7 +366,7 @@ def test_larger_blocks_of_the_clone(rig: Rig, kernel_log: Guard) -> None:
 
 def test_more_than_fit(rig: Rig, kernel_log: Guard) -> None:
     """What did not fit into the list is forgotten by `retry`, too."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     pair = FaultyPair(rig, Dust, "backing", (*SHAPES["a run"], *SKIP))
     pair.faulty.fail(*((sector, 1) for sector in range(0, LENGTH, 40)))
     pair.device.start()
@@ -389,7 +381,7 @@ def test_more_than_fit(rig: Rig, kernel_log: Guard) -> None:
 
 def test_retry_after_a_failed_flush(rig: Rig, kernel_log: Guard) -> None:
     """The clone could not be flushed: `retry` has it flushed once more."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     kernel_log.allow(OURS + "flush of ")
     features = (*SHAPES["a run"], *SKIP, "on_clone_error", "stop")
     pair = FaultyPair(rig, Faulty, "clone", features, spare=64, cache_size=1)
@@ -410,7 +402,7 @@ def test_retry_after_a_failed_flush(rig: Rig, kernel_log: Guard) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_many_patterns(rig: Rig, kernel_log: Guard, seed: int) -> None:
     """Random sets of bad sectors with random pipelines."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     choose = random.Random(seed)
     bad = scattered(seed + 100)
     shape = choose.choice(list(SHAPES.values()))

@@ -16,7 +16,7 @@ from harness.clone_rs import ErrorList, Failure
 from harness.data import stamped
 from harness.dm import Device
 from harness.dm_ioctl import DmError
-from harness.faulty import SAID, Faulty, FaultyPair
+from harness.faulty import Faulty, FaultyPair, allow_errors
 from harness.fio import STEADY
 from harness.image import Image
 from harness.kernel_log import Guard
@@ -29,12 +29,6 @@ from harness.wait import wait_until
 LENGTH = 4096
 REGION = 64
 EXACT = ("region_size", REGION, "depth", 1, "batch", REGION)
-
-
-def allow_errors(log: Guard) -> None:
-    """What is said about errors, and about a clone that is detached."""
-    log.allow(OURS + "(copy: |clone device |flush of )")
-    log.allow(SAID)
 
 
 def flushes(trace: BioTrace, pair: Pair) -> int:

@@ -16,9 +16,8 @@ from harness.command import write_text
 from harness.data import stamped
 from harness.dm import Device
 from harness.dm_ioctl import Command, call
-from harness.faulty import READS, SAID, WRITES, Faulty, FaultyPair, offline
+from harness.faulty import READS, WRITES, Faulty, FaultyPair, allow_errors, offline
 from harness.kernel_log import Guard
-from harness.refusals import OURS
 from harness.rig import Rig
 from harness.track import Pair
 from harness.wait import wait_until
@@ -39,12 +38,6 @@ POLICIES = {
 # What scsi_debug does wrong.
 OPTS = "/sys/bus/pseudo/drivers/scsi_debug/opts"
 COUNTERS = {"backing": "read_errors", "clone": "clone_errors"}
-
-
-def allow_errors(log: Guard) -> None:
-    """What is said about errors, and about a clone that is detached."""
-    log.allow(OURS + "(copy: |clone device |flush of )")
-    log.allow(SAID)
 
 
 def wait_for_event(device: Device, number: int) -> None:

@@ -13,12 +13,11 @@ from harness.clone_rs import TRACK, Failure, clone_table
 from harness.command import write_text
 from harness.disk import Disk
 from harness.disk_factories import CONFIGFS
-from harness.faulty import READS, SAID, WRITES, FaultyPair, offline
+from harness.faulty import READS, WRITES, FaultyPair, allow_errors, offline
 from harness.fio import STEADY, Fio
 from harness.image import Image
 from harness.kernel_log import Guard
 from harness.quiet import assert_quiet
-from harness.refusals import OURS
 from harness.rig import Rig
 from harness.track import Pair
 
@@ -26,12 +25,6 @@ LENGTH = 8192
 REGION = 64
 FEATURES = ("region_size", REGION, "depth", 4, "batch", REGION)
 COUNTERS = {"backing": "read_errors", "clone": "clone_errors"}
-
-
-def allow_errors(log: Guard) -> None:
-    """What is said about errors, and about a clone that is detached."""
-    log.allow(OURS + "(copy: |clone device |flush of )")
-    log.allow(SAID)
 
 
 def steady(rig: Rig, pair: Pair) -> Fio:

@@ -10,11 +10,10 @@ import pytest
 from harness import io
 from harness.clone_rs import ErrorList, Status, linear_table
 from harness.data import stamped
-from harness.faulty import SAID, Dust, Faulty, FaultyPair
+from harness.faulty import Dust, Faulty, FaultyPair, allow_read_errors
 from harness.fio import STEADY
 from harness.kernel_log import Guard
 from harness.quiet import assert_quiet
-from harness.refusals import OURS
 from harness.rig import Rig
 from harness.track import Pair
 
@@ -25,15 +24,9 @@ FEATURES = ("region_size", REGION, "batch", REGION)
 SKIP = (*FEATURES, "on_read_error", "skip")
 
 
-def allow_errors(log: Guard) -> None:
-    """What is said about errors."""
-    log.allow(OURS + "copy: ")
-    log.allow(SAID)
-
-
 def dusty(rig: Rig, log: Guard, *blocks: int, features: tuple = SKIP, **queue: object):
     """A pair with bad blocks on the backing device."""
-    allow_errors(log)
+    allow_read_errors(log)
     pair = FaultyPair(rig, Dust, "backing", features, **queue)
     pair.faulty.fail(*((block, 1) for block in blocks))
     return pair
@@ -87,7 +80,7 @@ def test_a_write_is_enough(rig: Rig, kernel_log: Guard) -> None:
 def test_passes_leave_it_alone(rig: Rig, kernel_log: Guard) -> None:
     """While one job hangs, users' writes make for one pass after the other; what can't be read is
     not tried again in any of them. Copying pauses when the job has ended."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     backing, below = Dust(rig, rig.null_blk(2)), rig.null_blk(2)
     gate = rig.gate(below)
     hanging = LENGTH - REGION
@@ -115,7 +108,7 @@ def test_passes_leave_it_alone(rig: Rig, kernel_log: Guard) -> None:
 
 def test_nothing_can_be_read(rig: Rig, kernel_log: Guard) -> None:
     """All regions are tried once, and again at each start."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     pair = FaultyPair(rig, Faulty, "backing", SKIP)
     pair.faulty.fail((0, LENGTH))
     for number in range(1, 4):
@@ -151,7 +144,7 @@ def test_messages_about_it(rig: Rig, kernel_log: Guard) -> None:
 
 def test_a_discard_gives_it_up(rig: Rig, kernel_log: Guard) -> None:
     """Nobody needs what was discarded: the copy completes. A write to it is copied."""
-    allow_errors(kernel_log)
+    allow_read_errors(kernel_log)
     pair = FaultyPair(rig, Faulty, "backing", SKIP, discard=1)
     pair.faulty.fail((REGION, REGION))
     pair.device.start()

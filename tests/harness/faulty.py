@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from harness.clone_rs import linear_table
 from harness.command import write_text
 from harness.disk import Disk
+from harness.kernel_log import Guard
+from harness.refusals import OURS
 from harness.rig import Rig
 from harness.track import Pair
 
@@ -18,6 +20,18 @@ SAID = (
 )
 
 Place = tuple[int, int]
+
+
+def allow_read_errors(log: Guard) -> None:
+    """What is said about errors of a copy."""
+    log.allow(OURS + "copy: ")
+    log.allow(SAID)
+
+
+def allow_errors(log: Guard) -> None:
+    """The same, and what is said about a clone that is detached, or can't be flushed."""
+    log.allow(OURS + "(copy: |clone device |flush of )")
+    log.allow(SAID)
 
 
 class Faulty:
