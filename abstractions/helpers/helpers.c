@@ -12,3 +12,4 @@
 #include "mm.c"
 #include "ratelimit.c"
 #include "spinlock.c"
+#include "srcu.c"

@@ -13,5 +13,6 @@ pub(crate) mod sync {
         //! Locks.
         pub(crate) mod irq_spinlock;
     }
+    pub(crate) mod srcu;
 }
 pub(crate) mod workqueue;
