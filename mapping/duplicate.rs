@@ -122,19 +122,21 @@ fn go_on(mut twin: Pin<KBox<Twin>>) {
         return;
     };
     let status = flight.status.unwrap_or(Status::IO_ERROR);
+    let mut written = None;
     if status.is_ok() {
-        if flight.kind == Kind::Duplicate {
-            flight.mapping.mark_unflushed(flight.piece);
-        }
+        written = (flight.kind == Kind::Duplicate).then_some(flight.piece);
         // What is detached meanwhile leaves all of it dirty.
         let next = flight.mapping.next_piece(&flight, flight.piece.end());
         if let Some(piece) = next.filter(|_| flight.mapping.is_attached()) {
+            if let Some(range) = written {
+                flight.mapping.mark_unflushed(range);
+            }
             return send(twin, Flight { piece, ..flight }, share);
         }
     } else {
         flight.mapping.twin_failed(&flight, status, has_data);
     }
-    flight.mapping.put_home(twin);
+    flight.mapping.put_home(twin, written);
     // The last of its bios may end with the share, and the target be gone after that: the flight's
     // reference, which must not be the last one in an interrupt, goes before.
     drop(flight);
@@ -228,7 +230,7 @@ impl Mapping {
                 flight.piece = piece;
                 send(twin, flight, share);
             }
-            None => self.put_home(twin),
+            None => self.put_home(twin, None),
         }
     }
 
@@ -279,9 +281,13 @@ impl Mapping {
         }
     }
 
-    /// The twin goes back to the pool.
-    fn put_home(&self, twin: Pin<KBox<Twin>>) {
-        self.traffic.lock().stock.give_back_twin(twin);
+    /// The twin goes back to the pool. It has `written` something that may be in the clone's cache.
+    fn put_home(&self, twin: Pin<KBox<Twin>>, written: Option<Range>) {
+        let mut traffic = self.traffic.lock();
+        if let Some(range) = written {
+            traffic.unflushed.mark(range);
+        }
+        traffic.stock.give_back_twin(twin);
     }
 
     /// A bio that was in the table has ended on all devices. Context: any.
