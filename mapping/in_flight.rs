@@ -106,28 +106,32 @@ impl InFlight {
 
     /// Whether any entry overlaps a range.
     pub(super) fn touches(&self, range: Range) -> bool {
-        self.iter().any(|entry| entry.range.overlaps(range))
+        self.overlapping(range).next().is_some()
+    }
+
+    /// The entries that overlap a range.
+    pub(super) fn overlapping(&self, range: Range) -> impl Iterator<Item = &Entry> + '_ {
+        self.iter().filter(move |entry| entry.range.overlaps(range))
     }
 
     /// The writes to the backing device only that overlap a range.
     pub(super) fn plain_in(&self, range: Range) -> impl Iterator<Item = Range> + '_ {
-        self.iter()
-            .filter(move |entry| entry.kind == Kind::Plain && entry.range.overlaps(range))
+        self.overlapping(range)
+            .filter(|entry| entry.kind == Kind::Plain)
             .map(|entry| entry.range)
     }
 
     /// The first entry that overlaps a range.
     pub(super) fn first_touched(&self, range: Range) -> Option<Range> {
-        self.iter()
+        self.overlapping(range)
             .map(|entry| entry.range)
-            .filter(|other| other.overlaps(range))
             .min_by_key(|other| other.start())
     }
 
     /// The first sector of a range that a bio has from which jobs, and others like it, keep away.
     pub(super) fn conflict(&self, range: Range) -> Option<u64> {
-        self.iter()
-            .filter(|entry| entry.kind.excludes() && entry.range.overlaps(range))
+        self.overlapping(range)
+            .filter(|entry| entry.kind.excludes())
             .map(|entry| entry.range.start().max(range.start()))
             .min()
     }

@@ -7,9 +7,10 @@
 //! - In `track`, [`Mapping::map`] sends it to the backing device, and when it has ended
 //!   [`Mapping::end`] records what it did in the region map (`region`), before the upper layer
 //!   hears of its end. Nothing is allocated, split or, but for discards and flushes, locked on the
-//!   way.
+//!   way (`bypass`).
 //! - In `mirror`, what changes something enters the table of what is `in_flight`: see `traffic`. A
-//!   write to what is in sync is a `duplicate`, one that may not go yet `wait`s.
+//!   write to what is in sync is a `duplicate`, one that may not go yet `wait`s. So it does in
+//!   `track` while a `verify` goes on.
 //!
 //! What keeps "in sync" true: a write that went to the backing device only makes its regions dirty
 //! when it ends; a job claims a region, which is not dirty from then on, and then reads it. So a
@@ -21,6 +22,7 @@
 #![deny(unsafe_code)]
 
 mod attach;
+mod bypass;
 mod claim;
 mod duplicate;
 mod flush;
@@ -32,6 +34,7 @@ mod route;
 mod stock;
 mod traffic;
 mod unflushed;
+mod verify;
 mod wait;
 
 use crate::abstractions::{
@@ -40,6 +43,7 @@ use crate::abstractions::{
     sync::lock::irq_spinlock::{new_irq_spinlock, IrqSpinLock},
     workqueue::{self, OwnedQueue, RepeatedItem},
 };
+use bypass::Bypass;
 pub(crate) use claim::Claimed;
 use geometry::{Geometry, Range, Span};
 use kernel::{
@@ -54,10 +58,11 @@ use kernel::{
 use phase::Phase;
 use region::RegionMap;
 pub(crate) use route::Effect;
-use route::{route, Request, Route, Rules};
+use route::{route, Intent, Request, Route, Rules, What};
 use stock::{Stock, COPY_SECTORS};
 pub(crate) use traffic::Mode;
 use traffic::{Admitted, Traffic};
+pub(crate) use verify::Difference;
 
 /// The copying side, as far as the way of a bio needs it.
 pub(crate) trait Copier: Send + Sync {
@@ -132,6 +137,8 @@ pub(crate) struct Mapping {
     /// Whether writes may have to reach both devices: read without the lock.
     mirrors: Atomic<bool>,
     #[pin]
+    bypass: Bypass,
+    #[pin]
     traffic: IrqSpinLock<Traffic>,
     #[pin]
     copier: IrqSpinLock<Option<Arc<dyn Copier>>>,
@@ -183,13 +190,14 @@ impl Mapping {
             .transpose()?;
         let traffic = Traffic::new(geometry, settings.mode, stock)?;
         Arc::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
                 geometry,
                 regions,
                 phase: Phase::new(),
                 legs,
                 settings,
                 mirrors: Atomic::new(false),
+                bypass <- Bypass::new(),
                 traffic <- new_irq_spinlock!(traffic, "dm_clone_rs::Mapping::traffic"),
                 copier <- new_irq_spinlock!(None, "dm_clone_rs::Mapping::copier"),
                 work <- new_delayed_work!("dm_clone_rs::Mapping::work"),
@@ -233,13 +241,20 @@ impl Mapping {
             strict_discard: self.settings.strict_discard,
         };
         match route(&self.geometry, rules, &request) {
-            Route::Remap { sector, effect } => {
+            Route::Read { sector, effect } => {
                 if let Effect::Read(_) = effect {
                     bio.remember();
                 }
                 *bio.data_mut() = effect;
                 bio.remap(&self.legs.backing, sector)
             }
+            Route::Write(range) => match self.bypass.enter() {
+                Some(section) => {
+                    *bio.data_mut() = Effect::Write(range, section);
+                    bio.remap(&self.legs.backing, self.geometry.backing_sector(range))
+                }
+                None => self.admit(bio, Intent::new(range, What::BackingOnly)),
+            },
             Route::Enter(intent) => self.admit(bio, intent),
             Route::Flush => self.map_flush(bio),
             Route::Kill => {
@@ -253,10 +268,10 @@ impl Mapping {
     fn admit<'a>(
         self: &Arc<Self>,
         mut bio: MappedBio<'a, Effect>,
-        mut intent: route::Intent,
+        mut intent: Intent,
     ) -> MapResult<'a> {
         let may_split = bio.may_be_split();
-        intent.moved = bio.op() == Op::Write && self.must_move(&bio);
+        intent.moved = intent.what == What::Write && bio.op() == Op::Write && self.must_move(&bio);
         if intent.moved && may_split && intent.range.len() > COPY_SECTORS {
             (intent.range, _) = intent.range.split(COPY_SECTORS);
         }
@@ -316,8 +331,9 @@ impl Mapping {
         match effect {
             Effect::None => (bio.done(), Wake::No),
             // Also where it failed: some of it may have been written.
-            Effect::Write(range) => {
+            Effect::Write(range, section) => {
                 let wake = self.dirty(self.geometry.touched(range));
+                self.bypass.leave(section);
                 (bio.done(), wake)
             }
             Effect::Read(_) if status.is_ok() => (bio.done(), Wake::No),

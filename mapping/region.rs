@@ -11,12 +11,14 @@
 //! | C | a job copies it; with D it was written meanwhile, with S discarded |
 //! | A, with D and without C | put aside: its copy failed, it is not tried again by itself |
 //! | T1, T2 | it was copied or claimed in vain once, twice or more, since it was last in sync |
+//! | V, where in sync | a verify looks at it, and nothing was sent there since |
 //!
 //! Each change of a region is one atomic step, so that of a write's end and a discard the later one
 //! wins, and D is never lost. All are full barriers: what follows a step (a look at
 //! [`Phase`](super::phase::Phase)) happens after it.
 
 mod claims;
+mod watch;
 
 use super::geometry::Span;
 use crate::abstractions::mm;
@@ -25,6 +27,7 @@ use kernel::{
     prelude::*,
     sync::atomic::{Acquire, Atomic, Full, Relaxed},
 };
+pub(crate) use watch::Watched;
 
 /// Bits of a region.
 const LANE: u32 = 8;
@@ -38,6 +41,7 @@ const S: u64 = D << 2;
 const A: u64 = D << 3;
 const T1: u64 = D << 4;
 const T2: u64 = D << 5;
+const V: u64 = D << 6;
 
 /// How many regions are what.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -225,6 +229,10 @@ impl RegionMap {
         }
     }
 
+    fn word(&self, region: u64) -> Option<u64> {
+        Some(self.words.get((region / LANES) as usize)?.load(Relaxed))
+    }
+
     /// Changes regions, a word in one step. `new` gets the old word and the bits that it may
     /// change.
     #[inline]
@@ -282,6 +290,16 @@ const fn free(word: u64) -> u64 {
 /// All bits of the regions whose lowest bit is set.
 const fn whole(lowest: u64) -> u64 {
     (lowest & D) * 0xff
+}
+
+/// The region of the lowest of these bits, in the word of `region`.
+fn lane(region: u64, bits: u64) -> u64 {
+    region - region % LANES + u64::from(bits.trailing_zeros() / LANE)
+}
+
+/// The first region of the next word.
+fn next_word(region: u64) -> u64 {
+    (region / LANES + 1) * LANES
 }
 
 /// All bits of the regions from `first` up to `end`, of which there is at least one, as far as they

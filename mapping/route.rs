@@ -9,6 +9,7 @@ use super::{
 use crate::abstractions::{
     bio::{Op, Status},
     device_mapper::MappedBio,
+    sync::srcu::Section,
 };
 use kernel::prelude::*;
 
@@ -46,8 +47,8 @@ pub(crate) enum Effect {
     Read(Range),
     /// The clone is asked; where that fails, too, the backing device's answer counts.
     Fallback(Range, Status),
-    /// The regions that the range touches become dirty.
-    Write(Range),
+    /// The regions that the range touches become dirty. It went past the table.
+    Write(Range, Section),
     /// It leaves the table.
     Entry(Ticket),
     /// It waits, and is not on its way yet.
@@ -63,6 +64,18 @@ pub(crate) struct Intent {
     pub(super) moved: bool,
     /// Which hold it waits for, or has waited for: no bio waits for a second one.
     pub(super) hold: Option<u64>,
+}
+
+impl Intent {
+    /// One that does not wait, nor has waited.
+    pub(super) fn new(range: Range, what: What) -> Self {
+        Self {
+            range,
+            what,
+            moved: false,
+            hold: None,
+        }
+    }
 }
 
 /// What such a bio does.
@@ -81,7 +94,10 @@ pub(super) enum What {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     /// To this sector of the backing device.
-    Remap { sector: u64, effect: Effect },
+    Read { sector: u64, effect: Effect },
+    /// To the backing device. The regions that it touches become dirty when it ends; until then
+    /// nobody has to know of it.
+    Write(Range),
     /// Into the table, and on from there.
     Enter(Intent),
     /// A flush: of the backing device, and of the clone where that is due.
@@ -116,14 +132,7 @@ pub(super) fn route(geometry: &Geometry, rules: Rules, request: &Request) -> Rou
     let Some(range) = geometry.mapped_range(request.sector, request.sectors.into()) else {
         return Route::Kill;
     };
-    let enter = |what| {
-        Route::Enter(Intent {
-            range,
-            what,
-            moved: false,
-            hold: None,
-        })
-    };
+    let enter = |what| Route::Enter(Intent::new(range, what));
     let effect = match request.op {
         Op::Read if mirrors && !request.particular => Effect::Read(range),
         Op::Read => Effect::None,
@@ -135,10 +144,10 @@ pub(super) fn route(geometry: &Geometry, rules: Rules, request: &Request) -> Rou
             return enter(What::BackingOnly)
         }
         Op::Write | Op::WriteZeroes | Op::Discard | Op::SecureErase | Op::Flush | Op::Other => {
-            Effect::Write(range)
+            return Route::Write(range)
         }
     };
-    Route::Remap {
+    Route::Read {
         sector: geometry.backing_sector(range),
         effect,
     }
@@ -172,30 +181,23 @@ mod tests {
     }
 
     fn enters(what: What) -> Result<Route> {
-        Ok(Route::Enter(Intent {
-            range: geometry()?.range(992, 8).ok_or(EINVAL)?,
-            what,
-            moved: false,
-            hold: None,
-        }))
+        let range = geometry()?.range(992, 8).ok_or(EINVAL)?;
+        Ok(Route::Enter(Intent::new(range, what)))
     }
 
     #[test]
     fn without_a_mirror_every_operation_with_a_range_is_remapped_and_recorded() -> Result {
         let range = geometry()?.range(992, 8).ok_or(EINVAL)?;
-        for (op, effect) in [
-            (Op::Read, Effect::None),
-            (Op::Write, Effect::Write(range)),
-            (Op::SecureErase, Effect::Write(range)),
-            (Op::WriteZeroes, Effect::Write(range)),
-            (Op::Other, Effect::Write(range)),
-        ] {
-            let sector = 5992;
-            assert_eq!(
-                to(op, 1092, 8, false, false)?,
-                Route::Remap { sector, effect }
-            );
+        for op in [Op::Write, Op::SecureErase, Op::WriteZeroes, Op::Other] {
+            assert_eq!(to(op, 1092, 8, false, false)?, Route::Write(range));
         }
+        assert_eq!(
+            to(Op::Read, 1092, 8, false, false)?,
+            Route::Read {
+                sector: 5992,
+                effect: Effect::None
+            }
+        );
         assert_eq!(
             to(Op::Discard, 1092, 8, false, false)?,
             enters(What::Discard)?
@@ -231,7 +233,7 @@ mod tests {
             let sector = 5992;
             assert_eq!(
                 route(&geometry, rules(true, false), &request),
-                Route::Remap { sector, effect }
+                Route::Read { sector, effect }
             );
         }
         Ok(())
@@ -240,13 +242,7 @@ mod tests {
     #[test]
     fn a_strict_discard_is_a_write() -> Result {
         let range = geometry()?.range(992, 8).ok_or(EINVAL)?;
-        assert_eq!(
-            to(Op::Discard, 1092, 8, false, true)?,
-            Route::Remap {
-                sector: 5992,
-                effect: Effect::Write(range)
-            }
-        );
+        assert_eq!(to(Op::Discard, 1092, 8, false, true)?, Route::Write(range));
         assert_eq!(
             to(Op::Discard, 1092, 8, true, true)?,
             enters(What::BackingOnly)?
@@ -289,14 +285,8 @@ mod tests {
             sectors: 8,
             particular: false,
         };
-        let effect = Effect::Write(geometry()?.range(8, 8).ok_or(EINVAL)?);
-        assert_eq!(
-            to(op, sector, sectors, false, false)?,
-            Route::Remap {
-                sector: 5008,
-                effect
-            }
-        );
+        let range = geometry()?.range(8, 8).ok_or(EINVAL)?;
+        assert_eq!(to(op, sector, sectors, false, false)?, Route::Write(range));
         Ok(())
     }
 }

@@ -66,6 +66,8 @@ pub(super) struct Traffic {
     pub(super) is_stocked: bool,
     /// Whether somebody wants to hear when an entry leaves.
     pub(super) watched: bool,
+    /// Whether a verify goes on, which has to know of all that is sent.
+    pub(super) verifies: bool,
     /// The regions whose job has writes wait, and the hold's number.
     pub(super) hold: Option<(Range, u64)>,
     /// How many holds there were.
@@ -117,6 +119,7 @@ impl Traffic {
             is_stocked: stock.is_some(),
             stock: stock.unwrap_or(Stock::empty()),
             watched: false,
+            verifies: false,
             hold: None,
             holds: 0,
             may_hold: false,
@@ -203,6 +206,9 @@ impl Traffic {
         match self.in_flight.enter(entry) {
             Some(ticket) => {
                 intent.range = range;
+                if self.verifies {
+                    regions.disturb(geometry.touched(range));
+                }
                 let (leg, copy) = match supplies {
                     Some(Supplies { twin, copy }) => (Some(twin), copy),
                     None => (None, None),

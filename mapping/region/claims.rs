@@ -2,7 +2,7 @@
 
 //! What a job does to the regions that it copies.
 
-use super::{free, mask, whole, RegionMap, A, C, D, LANE, LANES, S, T1, T2};
+use super::{free, lane, mask, next_word, whole, RegionMap, A, C, D, LANE, LANES, S, T1, T2, V};
 use crate::mapping::geometry::Span;
 use kernel::{
     prelude::*,
@@ -45,9 +45,9 @@ impl RegionMap {
         while at < end {
             let free = free(self.word(at)?) & mask(at, end);
             if free != 0 {
-                return Some(at - at % LANES + u64::from(free.trailing_zeros() / LANE));
+                return Some(lane(at, free));
             }
-            at = (at / LANES + 1) * LANES;
+            at = next_word(at);
         }
         None
     }
@@ -79,9 +79,9 @@ impl RegionMap {
             }
             let taken = mask(at, at + count);
             let new = if holds {
-                old | (taken & C)
+                (old | (taken & C)) & !(taken & V)
             } else {
-                (old | (taken & C)) & !(taken & (D | S))
+                (old | (taken & C)) & !(taken & (D | S | V))
             };
             if word.cmpxchg(old, new, Full).is_err() {
                 // A write ended, or a discard began: look again.
@@ -116,10 +116,6 @@ impl RegionMap {
         self.change(Span::new(region, 1), |old, lanes| {
             old | (lanes & (T1 | (old & T1) << 1))
         });
-    }
-
-    fn word(&self, region: u64) -> Option<u64> {
-        Some(self.words.get((region / LANES) as usize)?.load(Relaxed))
     }
 
     /// A job has copied those of these regions that are claimed: what was neither written nor
