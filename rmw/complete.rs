@@ -136,10 +136,8 @@ fn end<State>(job: Job<State>) {
     match job.run.hold {
         // The regions are given back: what waited for them is admitted anew.
         Some(number) => {
-            let mut shared = job.engine.shared.lock();
-            if job.engine.mapping.end_hold(number) {
-                shared.hold_ends = None;
-            }
+            let mapping = &job.engine.mapping;
+            job.engine.shared.lock().end_hold(mapping, number);
         }
         None if job.run.priority == Priority::BestEffort => {
             job.engine.shared.lock().urgent_job = false;
@@ -182,6 +180,18 @@ pub(super) fn record(engine: &Arc<Engine>, side: Side, piece: Range, errno: c_in
         };
         *counter += piece.len();
     });
+}
+
+/// Something is wrong, which `account` records; copying goes on as it did.
+pub(super) fn noted(engine: &Engine, account: impl FnOnce(&mut Shared)) {
+    let first = {
+        let mut shared = engine.shared.lock();
+        account(&mut shared);
+        !core::mem::replace(&mut shared.failed, true)
+    };
+    if first {
+        engine.mapped_device.raise_event();
+    }
 }
 
 /// Something has failed, which `account` records: copying goes on or not as it was told to.

@@ -84,11 +84,12 @@ impl Engine {
     }
 
     /// Begins no more jobs, and forgets the ranges that were asked for, which stay dirty; jobs in
-    /// flight end, and then the clone is flushed.
+    /// flight end, and then the clone is flushed. A verify ends, too.
     pub(crate) fn pause(self: &Arc<Self>) {
         let mut shared = self.shared.lock();
         shared.pause();
         shared.plan.clear();
+        shared.verify.stop();
         self.ended.notify_all();
         drop(shared);
         self.wake();
@@ -117,7 +118,7 @@ impl Engine {
         // Before the scheduler may look for them.
         let wake = self.mapping.dirty(span);
         let mut shared = self.shared.lock();
-        let jobs = shared.pool.out() > 0;
+        let jobs = shared.copies() > 0;
         let added = shared.plan.add(span, jobs);
         drop(shared);
         self.wake_if(wake);
@@ -136,6 +137,21 @@ impl Engine {
         } else {
             Ok(())
         }
+    }
+
+    /// Compares both devices where they are in sync, unless that goes on already.
+    pub(crate) fn verify(self: &Arc<Self>) -> Result<(), Refused> {
+        let mut shared = self.shared.lock();
+        if shared.gate != Gate::Open {
+            return Err(Refused::Suspended);
+        }
+        if !self.mapping.is_attached() {
+            return Err(Refused::Detached);
+        }
+        shared.verify.start();
+        drop(shared);
+        self.wake();
+        Ok(())
     }
 
     /// The regions that lie whole in a range are not to be copied, until they are written to.

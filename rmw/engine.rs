@@ -12,6 +12,7 @@ use super::{
     scheduler,
     slot::Slot,
     status::Counters,
+    verify::Verify,
 };
 use crate::{
     abstractions::{
@@ -117,6 +118,7 @@ pub(super) struct Shared {
     pub(super) pace: Pace,
     /// The next region of the pass; it is over where there is none.
     pub(super) cursor: u64,
+    pub(super) verify: Verify,
     /// Whether a job in flight is not of the idle class.
     pub(super) urgent_job: bool,
     /// The job that has writes wait, until nothing is on its way to its regions any more.
@@ -234,6 +236,7 @@ impl Engine {
             plan: Plan::new()?,
             pace: Pace::new(rate),
             cursor: u64::MAX,
+            verify: Verify::none(),
             urgent_job: false,
             parked: None,
             hold_ends: None,
@@ -355,6 +358,11 @@ impl Shared {
         self.pool.out() > 0 || self.is_flushing()
     }
 
+    /// How many jobs are in flight that copy.
+    pub(super) fn copies(&self) -> u32 {
+        self.pool.out().saturating_sub(self.verify.looks())
+    }
+
     /// Whether a flush of the clone is in flight.
     pub(super) fn is_flushing(&self) -> bool {
         self.flusher.is_none()
@@ -375,5 +383,12 @@ impl Shared {
             self.run = Run::Paused;
         }
         self.armed = false;
+    }
+
+    /// The writes that wait for a hold are admitted anew.
+    pub(super) fn end_hold(&mut self, mapping: &Arc<Mapping>, number: u64) {
+        if mapping.end_hold(number) {
+            self.hold_ends = None;
+        }
     }
 }

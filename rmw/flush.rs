@@ -31,7 +31,7 @@ pub(super) fn at_rest(engine: &Arc<Engine>, waits: bool) {
     let mapping = &engine.mapping;
     let counts = {
         let shared = engine.shared.lock();
-        let idle = shared.gate.lets_jobs_begin() && !shared.is_busy() && shared.plan.is_empty();
+        let idle = shared.gate.lets_jobs_begin() && shared.copies() == 0 && shared.plan.is_empty();
         if !idle || !may_flush(engine, &shared) {
             return;
         }
@@ -54,7 +54,8 @@ pub(super) fn at_rest(engine: &Arc<Engine>, waits: bool) {
         // Something was made dirty after the scheduler had looked, when nobody was told of it; or
         // nothing is dirty any more, which is not counted yet.
         None => {
-            if !waits {
+            // The end of what is out wakes anyway.
+            if !waits && engine.shared.lock().pool.out() == 0 {
                 engine.wake_in(Pace::SOON);
             }
         }

@@ -2,7 +2,17 @@
 
 //! A job, and its way through the stages.
 
-use super::{complete, engine::Engine, flush, modify, narrow::Narrow, read, slot::Slot, write};
+use super::{
+    complete,
+    engine::Engine,
+    errors::Side,
+    flush, modify,
+    narrow::Narrow,
+    read,
+    slot::Slot,
+    verify::{self, Look},
+    write,
+};
 use crate::{
     abstractions::bio::{self, Priority, Status},
     mapping::{self, geometry::Range, region::Claim},
@@ -264,6 +274,8 @@ pub(super) enum Task {
     Write(Run, Ready),
     /// To flush the clone.
     Flush,
+    /// To read a device, so that both are compared.
+    Look(Look, Side),
 }
 
 /// What a slot takes along where it goes without its job.
@@ -286,6 +298,7 @@ pub(super) fn go_on(slot: Pin<KBox<Slot>>, flight: Flight) {
     let run = match task {
         Task::Read(run) | Task::ReadClone(run) | Task::Write(run, _) => run,
         Task::Flush => return flush::ended(slot, engine, status.to_errno()),
+        Task::Look(look, side) => return verify::go_on(slot, engine, look, side, status),
     };
     let job = Job {
         slot,
@@ -300,7 +313,7 @@ pub(super) fn go_on(slot: Pin<KBox<Slot>>, flight: Flight) {
         Task::ReadClone(_) => filled(job.at(Fetched).filled(status.is_ok())),
         Task::Write(_, state) if status.is_ok() => done(job.at(state)),
         Task::Write(_, state) => write::failed(job.at(state), status),
-        Task::Flush => {}
+        Task::Flush | Task::Look(..) => {}
     }
 }
 

@@ -11,6 +11,8 @@
 //! in flight the block layer has the slot, and nobody else can touch it. What a bio's completion
 //! does, perhaps in hard interrupt context, is to queue the slot to the engine's own workqueue.
 //!
+//! A verify uses the same slots, see `verify`.
+//!
 //! `engine` is what the jobs of a target share; `control` is what an administrator says to it, and
 //! `suspend` what device-mapper does.
 
@@ -32,6 +34,7 @@ mod scheduler;
 mod slot;
 mod status;
 mod suspend;
+mod verify;
 mod write;
 
 pub(crate) use control::Refused;

@@ -10,7 +10,7 @@ use super::{
     job::{Claimed, Job},
     pace::Pace,
     plan::Search,
-    read,
+    read, verify,
 };
 use crate::{
     abstractions::{bio::Priority, block::plugged},
@@ -19,7 +19,7 @@ use crate::{
 use kernel::{prelude::*, sync::Arc, time::Delta};
 
 /// Why no job begins.
-enum NoJob {
+pub(super) enum NoJob {
     /// Nothing before that time has passed.
     Wait(Delta),
     /// Nothing until something ends, or is said.
@@ -33,21 +33,29 @@ pub(super) fn run(engine: &Arc<Engine>) {
     go_on_if_drained(engine);
     let most = jobs_at_once(engine);
     let mut passes = 0;
-    let wait = plugged(|| loop {
-        match next(engine, most, &mut passes) {
-            Ok(job) => read::submit(job),
-            Err(NoJob::Wait(delay)) => return Some(delay),
-            Err(NoJob::Nothing) => return None,
-        }
+    let (copy, look) = plugged(|| {
+        let copy = loop {
+            match next(engine, most, &mut passes) {
+                Ok(job) => read::submit(job),
+                Err(NoJob::Wait(delay)) => break Some(delay),
+                Err(NoJob::Nothing) => break None,
+            }
+        };
+        // What is to be copied goes first.
+        (copy, verify::begin(engine, most))
     });
-    let wait = match (wait, end_late_hold(engine)) {
-        (Some(wait), Some(hold)) if wait.as_nanos() > hold.as_nanos() => Some(hold),
-        (Some(wait), _) => Some(wait),
-        (None, hold) => hold,
-    };
+    let wait = sooner(copy, end_late_hold(engine));
     flush::at_rest(engine, wait.is_some());
-    if let Some(delay) = wait {
+    if let Some(delay) = sooner(wait, look) {
         engine.wake_in(delay);
+    }
+}
+
+fn sooner(one: Option<Delta>, other: Option<Delta>) -> Option<Delta> {
+    match (one, other) {
+        (Some(one), Some(other)) if one.as_nanos() > other.as_nanos() => Some(other),
+        (None, other) => other,
+        (one, _) => one,
     }
 }
 
@@ -192,7 +200,7 @@ impl Place {
 
 /// Decides where to look, or that this has to wait. `passes` counts those that begin.
 fn look(engine: &Engine, shared: &mut Shared, passes: &mut u32) -> Result<Place, NoJob> {
-    let jobs = shared.pool.out() > 0;
+    let jobs = shared.copies() > 0;
     let now = shared.pace.now();
     let last = shared.gate == Gate::Final;
     let place = match shared.plan.search(jobs) {
@@ -236,7 +244,7 @@ fn look(engine: &Engine, shared: &mut Shared, passes: &mut u32) -> Result<Place,
 
 /// One job at a time is as urgent as a user's I/O, so that copying goes on where the idle class is
 /// served after all others only (mq-deadline: after ten seconds). All are when a suspend waits.
-fn priority(shared: &mut Shared) -> Priority {
+pub(super) fn priority(shared: &mut Shared) -> Priority {
     let first = !core::mem::replace(&mut shared.urgent_job, true);
     if first || shared.gate == Gate::Final {
         Priority::BestEffort

@@ -22,9 +22,11 @@ pub(crate) struct Counters {
     pub(crate) unchanged: u64,
     /// Logical blocks that can't be read.
     pub(crate) bad: u64,
+    /// Found to differ where they were in sync.
+    pub(crate) mismatched: u64,
     /// Could not be read.
     pub(crate) read_errors: u64,
-    /// Could not be written.
+    /// Could not be written, or read by a verify.
     pub(crate) clone_errors: u64,
 }
 
@@ -34,6 +36,7 @@ pub(crate) enum State {
     Idle,
     Copying,
     Paused,
+    Verifying,
     Complete,
 }
 
@@ -51,6 +54,8 @@ pub(crate) struct Progress {
     pub(crate) health: Health,
     pub(crate) regions: RegionCounts,
     pub(crate) counters: Counters,
+    /// How far the verify is that goes on, or the last one was, in sectors of the target.
+    pub(crate) verified: u64,
     pub(crate) pipeline: Pipeline,
     pub(crate) rate: u32,
 }
@@ -70,6 +75,8 @@ struct Seen {
     unflushed: bool,
     /// A flush is sent when jobs have ended.
     flushes: bool,
+    /// A verify goes on.
+    verifies: bool,
 }
 
 impl Seen {
@@ -78,6 +85,7 @@ impl Seen {
     fn state(self, run: Run) -> State {
         let completes = self.all_done && self.flushes;
         match run {
+            _ if self.verifies => State::Verifying,
             _ if self.all_done && self.complete => State::Complete,
             Run::Started => State::Copying,
             _ if self.planned || completes => State::Copying,
@@ -100,9 +108,10 @@ impl Engine {
             all_done: regions.in_sync + regions.skipped == self.mapping.geometry.regions(),
             complete: self.mapping.phase.is_complete(),
             planned: !shared.plan.is_empty(),
-            in_flight: open && shared.is_busy(),
+            in_flight: open && (shared.copies() > 0 || shared.is_flushing()),
             unflushed: track && self.mapping.unflushed_sectors() > 0,
             flushes: open && self.mapping.is_attached() && !shared.flush_failed,
+            verifies: open && shared.verify.goes_on(),
         }
         .state(shared.run);
         let health = if !self.mapping.is_attached() {
@@ -117,6 +126,7 @@ impl Engine {
             health,
             regions,
             counters: shared.counters,
+            verified: shared.verify.sectors(&self.mapping.geometry),
             pipeline: shared.pool.pipeline(),
             rate: shared.pace.rate(),
         }

@@ -21,6 +21,7 @@ impl Engine {
     pub(crate) fn presuspend(self: &Arc<Self>, how: Suspend) {
         self.mapping.allow_holds(false);
         let mut shared = self.shared.lock();
+        shared.hold_ends = None;
         shared.suspend = how;
         let copies_rest = shared.armed && how == Suspend::Flush;
         if !copies_rest {
@@ -151,6 +152,7 @@ impl Engine {
         swap(&mut theirs.plan, &mut plan);
         let (run, armed, cursor, counters) =
             (theirs.run, theirs.armed, theirs.cursor, theirs.counters);
+        let verify = theirs.verify.take();
         let (flush_failed, failed) = (theirs.flush_failed, theirs.failed);
         drop(theirs);
 
@@ -159,6 +161,7 @@ impl Engine {
         let mut ours = self.shared.lock();
         swap(&mut ours.plan, &mut plan);
         ours.cursor = cursor;
+        ours.verify = verify;
         ours.counters = counters;
         // A `start` may have come since the tables were swapped: it has forgotten what failed.
         let started = ours.run == Run::Started;

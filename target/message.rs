@@ -29,6 +29,7 @@ enum Message {
     Batch(u32),
     Rate(u32),
     Mode(Mode),
+    Verify,
     Errors,
 }
 
@@ -135,6 +136,7 @@ pub(super) fn handle<'a>(
                 .map_err(|text| Refusal::Value(text, b"mode"))?;
             engine.set_mode(mode)
         }
+        Message::Verify => engine.verify(),
         Message::Errors => {
             return Ok(Reply::Answer(|target, text| {
                 target.engine.write_errors(text)
@@ -195,6 +197,8 @@ fn parse<'a>(mut words: impl Iterator<Item = Word<'a>>) -> Result<Message, Refus
         one(Message::Rate, features::rate)
     } else if is(b"mode") {
         mode()
+    } else if is(b"verify") {
+        none(Message::Verify)
     } else if is(b"errors") {
         none(Message::Errors)
     } else {
@@ -235,6 +239,7 @@ mod tests {
             ("depth 4", Message::Depth(4)),
             ("batch 16", Message::Batch(16)),
             ("rate 0", Message::Rate(0)),
+            ("verify", Message::Verify),
             ("errors", Message::Errors),
         ] {
             assert_eq!(parse(words(line)), Ok(message));
@@ -250,7 +255,7 @@ mod tests {
             "copyy 8 16",
             "8 16",
             "modes",
-            "verify",
+            "verified",
         ] {
             assert!(matches!(parse(words(line)), Err(Refusal::Unknown(_))));
         }
@@ -264,6 +269,7 @@ mod tests {
             "retry 1",
             "pause 1",
             "finish 1",
+            "verify 1",
             "errors 1",
             "depth",
             "batch 8 8",

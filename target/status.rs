@@ -22,6 +22,7 @@ pub(super) fn info(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt::
             State::Idle => "idle",
             State::Copying => "copying",
             State::Paused => "paused",
+            State::Verifying => "verifying",
             State::Complete => "complete",
         },
         match progress.health {
@@ -41,6 +42,7 @@ pub(super) fn info(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt::
         zeroed,
         unchanged,
         bad,
+        mismatched,
         recopied,
         read_errors,
         clone_errors,
@@ -58,6 +60,8 @@ pub(super) fn info(target: &CloneTarget, text: &mut impl Write) -> kernel::fmt::
             ("read_errors", read_errors),
             ("clone_errors", clone_errors),
             ("bad", bad),
+            ("mismatched", mismatched),
+            ("verified", progress.verified),
         ],
     )?;
     named(
