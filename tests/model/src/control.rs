@@ -38,6 +38,7 @@ impl Mirror {
                 let busy = state.jobs.iter().any(|job| job.stage != JobStage::Idle)
                     && !self.has(Mistake::ReloadWithoutDrain)
                     || state.flusher.stage != FlusherStage::Idle
+                    || state.verify.is_looking()
                     || state.completer != Completer::Idle;
                 if !busy {
                     actions.push(Action::Suspended);
@@ -63,6 +64,7 @@ impl Mirror {
             Message::Pause => state.control.paused = true,
             Message::Track => state.mirror = false,
             Message::Mirror => state.mirror = true,
+            Message::Verify => self.verify(state),
             Message::Skip(range) => self.skip_message(state, range),
             Message::Suspend => self.presuspend(state),
             Message::Resume => self.resume(state),

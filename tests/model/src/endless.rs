@@ -51,6 +51,13 @@ pub static CYCLIC: &[Scenario] = &[
         ..ENDLESS
     },
     Scenario {
+        name: "verify without end",
+        words: [IN_SYNC, IN_SYNC],
+        writers: &[&[Write(R0)], &[Whole(SPAN)]],
+        messages: &[Message::Verify],
+        ..ENDLESS
+    },
+    Scenario {
         name: "errors and writers without end",
         words: [DIRTY, IN_SYNC],
         writers: &[&[Write(R0)], &[Write(R0)]],

@@ -47,7 +47,7 @@ impl Mirror {
         if state.stray.is_some() {
             actions.push(Action::StrayWrite);
         }
-        let held = state.jobs.iter().any(|job| job.hold);
+        let held = state.jobs.iter().any(|job| job.hold) || state.verify.hold;
         if held && state.control.timers > 0 {
             actions.push(Action::EndLateHold);
         }
@@ -103,7 +103,7 @@ impl Mirror {
 
     /// Whether something waits that a hold could not hold again: it would come between the job's
     /// claim and its end, and what is held meanwhile would do so to the next hold.
-    fn escapes(&self, state: &State, run: Regions) -> bool {
+    pub fn escapes(&self, state: &State, run: Regions) -> bool {
         let counts = !self.has(Mistake::HoldWithHeldWaiting);
         state
             .bios
@@ -137,6 +137,7 @@ impl Mirror {
 
     pub fn claim(&self, state: &mut State, number: u8, run: Regions) {
         self.begin(state, number, JobStage::Reading, run);
+        self.disturb(state, run, Mistake::ClaimKeepsWatch);
         if !self.has(Mistake::NoC) {
             state.set(run, Word::C);
         }
@@ -164,6 +165,7 @@ impl Mirror {
     pub fn hold_claim(&self, state: &mut State, number: u8, run: Regions) {
         self.begin(state, number, JobStage::Draining, run);
         state.set(run, Word::C | Word::H);
+        self.disturb(state, run, Mistake::ClaimKeepsWatch);
     }
 
     pub fn is_drained(&self, state: &mut State, number: u8) {
@@ -329,7 +331,7 @@ impl Mirror {
     }
 
     /// What waits for a hold that is over: it is not held again.
-    fn release(&self, state: &mut State) {
+    pub fn release(&self, state: &mut State) {
         for index in 0..state.bios.len() {
             let bio = state.bios[index];
             if bio.stage == Stage::Waiting(Wait::Hold)
@@ -354,6 +356,9 @@ impl Mirror {
                 state.clear(run, Word::C);
             }
             state.clear(run, Word::H);
+        }
+        if std::mem::take(&mut state.verify.hold) {
+            state.clear(first(state.verify.left), Word::H);
         }
         self.release(state);
     }

@@ -16,6 +16,7 @@ use stateright::Model;
 use std::collections::{HashMap, VecDeque};
 
 pub const ENDS: &str = "copying ends";
+pub const VERIFIED: &str = "a verify ends";
 pub const HELD: &str = "no bio is held for ever";
 
 /// A set of processes, one bit each.
@@ -25,7 +26,7 @@ struct Node {
     /// Where its edges begin.
     edges: usize,
     enabled: Processes,
-    /// Goal 0 is the copy's, the others those of the writers.
+    /// Goal 0 is that of the copy, or of the verify, the others those of the writers.
     goals: u8,
     /// The node and the step by which it was found.
     from: (u32, Option<Action>),
@@ -38,11 +39,16 @@ pub struct Graph<'a> {
     edges: Vec<(u32, Processes)>,
 }
 
-fn goals(state: &State) -> u8 {
+fn goals(state: &State, verifies: bool) -> u8 {
     let done = |its: &Writer| its.bios == 0 && its.rest == 0;
     let writers = state.writers.iter().enumerate();
     let writers = writers.fold(0, |all, (writer, its)| all | u8::from(done(its)) << writer);
-    writers << 1 | u8::from(state.phase == Phase::Complete)
+    let ended = if verifies {
+        state.verify.stage == VerifyStage::Done
+    } else {
+        state.phase == Phase::Complete
+    };
+    writers << 1 | u8::from(ended)
 }
 
 impl<'a> Graph<'a> {
@@ -91,7 +97,7 @@ impl<'a> Graph<'a> {
         self.nodes.push(Node {
             edges: 0,
             enabled: 0,
-            goals: goals(state),
+            goals: goals(state, self.model.scenario.verifies()),
             from,
         });
         (self.nodes.len() - 1) as u32
@@ -106,7 +112,11 @@ impl<'a> Graph<'a> {
         let writers = self.model.scenario.writers.len() as u8;
         let first = u8::from(self.model.scenario.endless);
         (first..=writers).find_map(|goal| {
-            let name = if goal == 0 { ENDS } else { HELD };
+            let name = match goal {
+                0 if self.model.scenario.verifies() => VERIFIED,
+                0 => ENDS,
+                _ => HELD,
+            };
             self.missed(1 << goal).map(|node| (name, node))
         })
     }

@@ -20,6 +20,7 @@ mod scenario;
 mod scenarios;
 mod state;
 mod trace;
+mod verify;
 
 use std::process::ExitCode;
 

@@ -64,6 +64,13 @@ pub enum Mistake {
     FailedFlushDAfterEnd,
     SuspectLeavesSkipped,
     SuspectUntilNone,
+    // Verify.
+    VerifyWithoutGrace,
+    WatchIgnoresEntries,
+    AdmitKeepsWatch,
+    ClaimKeepsWatch,
+    JudgeIgnoresWatch,
+    VerifyWithoutHold,
     // Hold.
     NoHold,
     OnlyDisturbedCounted,

@@ -53,6 +53,12 @@ pub enum Action {
     GiveBack(u8),
     StrayWrite,
     EndLateHold,
+    // A verify.
+    AllEnter,
+    Watch,
+    LookAtBacking,
+    LookAtClone,
+    Judge,
     // The way to complete.
     CountsLook,
     BeginCompleting,
@@ -87,13 +93,14 @@ pub struct Mirror {
 /// Who a step belongs to, for fairness: see `liveness`. `None`: nobody has to take it ever.
 pub type Process = Option<u8>;
 
-pub const PROCESSES: u8 = 10;
+pub const PROCESSES: u8 = 11;
 const WORKER: u8 = 3;
 const JOBS: u8 = 4;
 const FLUSHER: u8 = 6;
 const COMPLETER: u8 = 7;
 const LOSS: u8 = 8;
 const CONTROL: u8 = 9;
+const VERIFIER: u8 = 10;
 
 impl Mirror {
     pub fn has(&self, mistake: Mistake) -> bool {
@@ -136,6 +143,7 @@ impl Mirror {
             CountsLook | BeginCompleting | IsClean | StepBack | Complete => Some(COMPLETER),
             SendFlush | TurnAway | FlushDone | FlushLost | FlushGivenUp => Some(FLUSHER),
             SuspectNext | Suspect | SuspectStepBack => Some(LOSS),
+            AllEnter | Watch | LookAtBacking | LookAtClone | Judge => Some(VERIFIER),
             DupFailed | Message | Start | Block | Postsuspend | Suspended => Some(CONTROL),
         }
     }
@@ -190,12 +198,13 @@ impl Action {
             | Look(..) | Claim(..) | ClaimRefused(..) | HoldClaim(..) | IsDrained(_)
             | Failed(_) | Wrote(_) | LossesLook(_) | GiveBack(_) | EndLateHold | SendFlush
             | TurnAway | FlushDone | FlushLost | FlushGivenUp | SuspectNext | DupFailed
-            | Message | Start => true,
+            | Message | Start | Watch | Judge => true,
             Map(_) | Apply(..) | Fault(..) | EntryEndedStep(_) | End(_) | EndStep(_)
             | FlushEnded(_) | ReadEnded(_) | ReadFault(_) | FailOverLook(_) | FailOverRead(_)
             | Read(_) | Write(_) | JobFault(_) | PutBack(_) | Dirty(_) | StrayWrite
             | CountsLook | BeginCompleting | IsClean | StepBack | Complete | FlushFault
-            | Suspect | SuspectStepBack | Block | Postsuspend | Suspended => false,
+            | Suspect | SuspectStepBack | Block | Postsuspend | Suspended | AllEnter
+            | LookAtBacking | LookAtClone => false,
         }
     }
 }
@@ -214,6 +223,7 @@ impl Model for Mirror {
         self.flush_actions(state, actions);
         self.completer_actions(state, actions);
         self.control_actions(state, actions);
+        self.verify_actions(state, actions);
         if state.locked {
             actions.retain(|action| !action.locks());
         }
@@ -270,6 +280,11 @@ impl Model for Mirror {
             SuspectNext => self.suspect_next(state),
             Suspect => self.suspect(state),
             SuspectStepBack => self.suspect_step_back(state),
+            AllEnter => self.all_enter(state),
+            Watch => self.watch(state),
+            LookAtBacking => self.look_at_backing(state),
+            LookAtClone => self.look_at_clone(state),
+            Judge => self.judge(state),
             DupFailed => self.duplicate_failed(state),
             Message => self.message(state),
             Start => self.start(state),

@@ -11,6 +11,7 @@ pub const TRUE: &str = "complete is true";
 pub const STAYS: &str = "complete stays";
 pub const STATUS: &str = "a bio ends as its backing leg";
 pub const READ: &str = "a read is not stale";
+pub const REPORTED: &str = "what is reported differs";
 pub const UNDONE: &str = "nothing is left undone";
 
 impl Mirror {
@@ -25,6 +26,9 @@ impl Mirror {
                 state.wrong != Some(Wrong::Status)
             }),
             Property::always(READ, |_, state: &State| state.wrong != Some(Wrong::Stale)),
+            Property::always(REPORTED, |_, state: &State| {
+                state.wrong != Some(Wrong::Reported)
+            }),
             Property::always(UNDONE, Self::is_not_stuck),
         ]
     }
@@ -52,6 +56,7 @@ impl Mirror {
         all_written
             && state.bios.is_empty()
             && state.with(BOTH, Word::C | Word::H) == 0
+            && matches!(state.verify.stage, VerifyStage::Idle | VerifyStage::Done)
             && usize::from(state.control.at) == self.scenario.messages.len()
             && copied
     }

@@ -20,7 +20,7 @@ impl Mirror {
             } else if its.bios == 0 && !blocked {
                 match self.operation(writer, its.at) {
                     None => {}
-                    Some(Op::Write(_) | Op::Whole(_)) if !state.mirror => {
+                    Some(Op::Write(_) | Op::Whole(_)) if !state.all_enter() => {
                         actions.push(Action::Map(writer));
                     }
                     Some(Op::Flush | Op::Read(_)) => actions.push(Action::Map(writer)),
@@ -213,7 +213,7 @@ impl Mirror {
         if self.has(Mistake::SpanLooksFirst) && not & first(regions) == 0 {
             not = 0;
         }
-        if state.detached || not == regions {
+        if state.detached || !state.mirror || not == regions {
             return self.submit(state, bio, Kind::Plain, 0);
         }
         let mut kind = Kind::Duplicate;
@@ -287,6 +287,9 @@ impl Mirror {
         bio.duplicated = duplicated;
         bio.backing.todo = bio.range;
         bio.clone.todo = duplicated;
+        if kind != Kind::Track {
+            self.disturb(state, touched(bio.range), Mistake::AdmitKeepsWatch);
+        }
         for read in &mut state.bios {
             if !read.is_write() && matches!(read.stage, Stage::FailOver(_) | Stage::ReadClone) {
                 read.noted |= bio.range;

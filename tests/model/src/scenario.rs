@@ -22,6 +22,7 @@ pub enum Message {
     Pause,
     Track,
     Mirror,
+    Verify,
     Skip(Blocks),
     /// From `Presuspend` until all is drained.
     Suspend,
@@ -115,6 +116,10 @@ impl Scenario {
         !self.cyclic
     }
 
+    pub fn verifies(&self) -> bool {
+        self.messages.contains(&Message::Verify)
+    }
+
     pub fn start(&self) -> State {
         let dirty = (0..REGIONS)
             .filter(|region| self.words[*region] & Word::D != 0)
@@ -149,6 +154,7 @@ impl Scenario {
                 timers: self.timers,
                 ..Control::default()
             },
+            verify: Verify::default(),
             stray: None,
             wrong: None,
         }

@@ -221,6 +221,61 @@ static FINITE: &[Scenario] = &[
         ..BASE
     },
     Scenario {
+        name: "verify in track",
+        mirror: false,
+        words: [IN_SYNC, IN_SYNC],
+        writers: &[&[Write(R0), Write(R0)], &[Whole(SPAN)]],
+        messages: &[Message::Verify],
+        ..BASE
+    },
+    Scenario {
+        name: "verify in mirror",
+        blocks: 0b0111,
+        words: [IN_SYNC, IN_SYNC],
+        writers: &[&[Write(0b0011)], &[Whole(MIDDLE)], &[Discard(R1)]],
+        messages: &[Message::Verify],
+        ..BASE
+    },
+    Scenario {
+        name: "verify and a failed flush",
+        fua: false,
+        words: [IN_SYNC, IN_SYNC],
+        writers: &[&[Write(R0), Flush, Write(R0)]],
+        messages: &[Message::Verify],
+        faults: &[Fault::Flush],
+        most_faults: 1,
+        ..BASE
+    },
+    Scenario {
+        name: "verify, a mode switch and a suspend",
+        mirror: false,
+        words: [IN_SYNC, DIRTY],
+        writers: &[&[Write(R0)], &[Write(R0)]],
+        messages: &[
+            Message::Verify,
+            Message::Mirror,
+            Message::Suspend,
+            Message::Resume,
+        ],
+        ..BASE
+    },
+    Scenario {
+        name: "verify while writes fail",
+        tier: Tier::Long,
+        words: [IN_SYNC, IN_SYNC],
+        writers: &[&[Write(R0)], &[Whole(SPAN)]],
+        messages: &[Message::Verify],
+        faults: &[
+            Fault::Backing,
+            Fault::Clone,
+            Fault::JobRead,
+            Fault::JobWrite,
+        ],
+        most_faults: 1,
+        detach: true,
+        ..BASE
+    },
+    Scenario {
         name: "every route, two jobs",
         tier: Tier::Long,
         words: [DIRTY, IN_SYNC],

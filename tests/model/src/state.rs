@@ -229,12 +229,53 @@ pub struct Control {
     pub timers: u8,
 }
 
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash)]
+pub enum VerifyStage {
+    #[default]
+    Idle,
+    /// Writes that went past the table are still on their way.
+    Settling,
+    /// The next region is to be looked at.
+    Next,
+    Reading,
+    ReadingClone,
+    Differs,
+    Done,
+}
+
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash)]
+pub struct Verify {
+    pub stage: VerifyStage,
+    /// The regions to be looked at; the first one is being looked at.
+    pub left: Regions,
+    /// It, if nothing was sent there since: the bit V.
+    pub watched: Regions,
+    pub todo: Blocks,
+    pub buffer: [Version; BLOCKS],
+    pub differs: bool,
+    /// How often it was looked at in vain.
+    pub tries: u8,
+    /// Writes to it wait.
+    pub hold: bool,
+}
+
+impl Verify {
+    /// Whether a read is in flight, or about to be.
+    pub fn is_looking(&self) -> bool {
+        matches!(
+            self.stage,
+            VerifyStage::Reading | VerifyStage::ReadingClone | VerifyStage::Differs
+        )
+    }
+}
+
 /// What a step has done that it must not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wrong {
     Status,
     Stale,
     SteppedBack,
+    Reported,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -255,6 +296,7 @@ pub struct State {
     pub loss: Loss,
     pub completer: Completer,
     pub control: Control,
+    pub verify: Verify,
     /// Only for mistakes: a write of a job that has ended.
     pub stray: Option<(u8, Version)>,
     pub wrong: Option<Wrong>,
@@ -278,6 +320,11 @@ impl State {
         for region in bits(regions) {
             self.words[usize::from(region)].clear(off);
         }
+    }
+
+    /// Whether all writes enter the table.
+    pub fn all_enter(&self) -> bool {
+        self.mirror || !matches!(self.verify.stage, VerifyStage::Idle | VerifyStage::Done)
     }
 
     /// The blocks that a bio in flight may be changing.
