@@ -51,6 +51,7 @@ class Session(RandomSession):
         choose, device = self._random, self._pair.device
         steps = (self._start, self._start, self._pause, self._copy, self._tune)
         steps += (self._suspend, self._suspend, self._reload, self._switch, self._fail)
+        steps += (self._verify, self._verify)
         self._take(7, steps)
         self._faulty.heal()
         device.set_mode("mirror")
@@ -80,6 +81,7 @@ class Session(RandomSession):
         """Wait until the copy is complete, if only for a moment: the load's discards make regions
         dirty again. The event tells of it."""
         device = self._pair.device
+        device.wait_for(lambda status: status.state != "verifying", "verified", 60)
         event = device.info().event
         device.wait_for(
             lambda status: status.state == "complete" or device.info().event > event,
@@ -90,6 +92,10 @@ class Session(RandomSession):
     def _copy(self) -> None:
         if self._pair.device.clone_status().health != "detached":
             super()._copy()
+
+    def _verify(self) -> None:
+        if self._pair.device.clone_status().health != "detached":
+            super()._verify()
 
     def _suspend(self) -> None:
         self._suspended()
@@ -113,7 +119,7 @@ class Session(RandomSession):
 def play(rig: Rig, kernel_log: Guard, seed: str, rounds: int) -> None:
     """One session."""
     kernel_log.allow(r"operation not supported error, dev loop")
-    kernel_log.allow(OURS + "(copy: |clone device |flush of |message refused)")
+    kernel_log.allow(OURS + "(copy: |verify: |clone device |flush of |message refused)")
     kernel_log.allow(SAID)
     Session(rig, seed).play(rounds)
 

@@ -41,6 +41,7 @@ class Session(RandomSession):
         choose, device = self._random, self._pair.device
         steps = (self._start, self._start, self._pause, self._copy, self._skip)
         steps += (self._tune, self._tune, self._suspend, self._suspend)
+        steps += (self._verify, self._verify)
         self._take(8, (*steps, self._reload, self._reload, self._finish))
         for sector, count in self._skipped:
             device.copy(sector, count)

@@ -101,7 +101,7 @@ class Status:
     def at_rest(self) -> bool:
         """Whether nothing is being copied and nothing will be without a message or a write."""
         return (
-            self.state != "copying"
+            self.state not in ("copying", "verifying")
             and not self.copying
             and (self.state == "complete" or self.dirty > 0)
         )
@@ -183,6 +183,10 @@ class CloneDevice(Device):
         """Change what user writes do to the clone."""
         self._act(f"mode {mode}", at)
 
+    def verify(self, at: int = 0) -> None:
+        """Compare both devices where they are in sync."""
+        self._act("verify", at)
+
     def errors(self, at: int = 0) -> ErrorList:
         """What has failed since the last `start`."""
         return ErrorList.parse(self.message("errors", sector=at))
@@ -235,6 +239,11 @@ class CloneDevice(Device):
         """Copy all that is dirty and wait for its end."""
         self.start()
         return self.wait_complete(timeout)
+
+    def verify_and_wait(self, timeout: float = 60) -> Status:
+        """Compare both devices, and wait for the end of it."""
+        self.verify()
+        return self.wait_for(lambda status: status.state != "verifying", "verified", timeout)
 
     def finish_and_suspend(self) -> Status:
         """Copy the rest inside a suspend; the device is suspended then."""

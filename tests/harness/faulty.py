@@ -4,6 +4,7 @@ tests, and drivers that do it themselves."""
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from harness.clone_rs import linear_table
 from harness.command import write_text
@@ -15,8 +16,8 @@ from harness.track import Pair
 
 # What the drivers and the kinds of mapped devices say about it.
 SAID = (
-    r"(I/O|protection|critical (target|medium)) error, dev |Buffer I/O error|[Ss]ynchroniz"
-    r"|rejecting I/O|offline|DID_NO_CONNECT|\[sd\w+\]|^device-mapper: dust"
+    r"(I/O|protection|critical (target|medium)|transport) error, dev |Buffer I/O error"
+    r"|[Ss]ynchroniz|rejecting I/O|offline|DID_NO_CONNECT|\[sd\w+\]|^device-mapper: dust"
 )
 
 Place = tuple[int, int]
@@ -180,6 +181,19 @@ def offline(disk: Disk) -> Iterator[None]:
         yield
     finally:
         write_text(disk.sys / "device/state", "running\n")
+
+
+@contextlib.contextmanager
+def unreachable(disk: Disk) -> Iterator[None]:
+    """A scsi_debug disk whose reads end with an error of the transport, for the time of a with
+    block."""
+    errors = Path("/sys/kernel/debug/scsi_debug") / (disk.sys / "device").resolve().name / "error"
+    # The commands READ(10) fail, any number of times, with DID_TRANSPORT_FAILFAST.
+    write_text(errors, "2 1 0x28 0x0f 0 0 0 0 0\n")
+    try:
+        yield
+    finally:
+        write_text(errors, "- 2 0x28\n")
 
 
 class FaultyPair(Pair):

@@ -63,6 +63,8 @@ class RandomSession:
             step = choose.choice(steps)
             print(step.__name__.lstrip("_"), end=" ")
             step()
+            status = self._pair.device.clone_status()
+            assert status.counters["mismatched"] == 0, status
             time.sleep(choose.choice((0, 0.002, 0.02, 0.1)))
 
     def _pipeline(self) -> list[str | int]:
@@ -81,6 +83,9 @@ class RandomSession:
 
     def _copy(self) -> None:
         self._pair.device.copy(*self._range())
+
+    def _verify(self) -> None:
+        self._pair.device.verify()
 
     def _tune(self) -> None:
         pipeline = zip(*[iter(self._pipeline())] * 2, strict=True)
