@@ -16,7 +16,7 @@ from harness.clone_rs import ErrorList, Failure, Status, linear_table
 from harness.command import write_text
 from harness.data import SECTOR
 from harness.disk import Disk
-from harness.faulty import Dust, Faulty, FaultyPair, allow_read_errors
+from harness.faulty import Dust, Faulty, FaultyPair, allow_read_errors, unreachable
 from harness.kernel_log import Guard
 from harness.refusals import OURS, refuse_message
 from harness.rig import Rig
@@ -148,6 +148,23 @@ def test_medium_errors(rig: Rig, kernel_log: Guard, block: int) -> None:
     pair.device.wait_complete()
     pair.expect_copy()
     pair.check("the disk has recovered")
+
+
+def test_unreachable(rig: Rig, kernel_log: Guard) -> None:
+    """A disk that can't be reached is not asked for each of its blocks."""
+    allow_read_errors(kernel_log)
+    shape = ("region_size", 64, "batch", 1024, "depth", 2)
+    pair = Pair(rig, rig.scsi_debug(2), rig.null_blk(2), features=(*shape, *SKIP))
+    trace = rig.bio_trace(pair.below[0])
+    with unreachable(pair.below[0]):
+        pair.device.start()
+        status = pair.device.wait_paused()
+    assert (status.in_sync, status.counters["bad"]) == (0, 0)
+    assert len(trace.bios(pair.below[0])) == pair.length // 1024
+    assert pair.device.errors().failures == [Failure("backing", errno.ENOLINK, 0, pair.length)]
+    pair.device.start_and_wait()
+    pair.expect_copy()
+    pair.check("it can be reached again")
 
 
 @pytest.mark.parametrize("fills", [(), ("fill_bad",)], ids=["", "fill_bad"])
