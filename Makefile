@@ -45,6 +45,7 @@ test-long:
 bench:
 	@vm/run -- python3 tests/bench/pass_through.py
 	@vm/run -- python3 tests/bench/copy_throughput.py
+	@vm/run -- python3 tests/bench/mirrored_write.py
 	@vm/run -- python3 tests/bench/modify.py
 
 shell:
@@ -63,7 +64,7 @@ help:
 	@echo 'In a guest (see vm/), with a kernel of its own:'
 	@echo 'make demo       shows the target at work'
 	@echo 'make test       runs all tests but the long ones; make test-long runs those, too'
-	@echo 'make bench      compares the speed with dm-linear and dd'
+	@echo 'make bench      compares the speed with dm-linear, dd, md and dm-mirror'
 	@echo 'make shell      is a prompt there, with the module loaded'
 	@echo
 	@echo 'make check      runs rustfmt, clippy, checkpatch, shellcheck and ruff'
