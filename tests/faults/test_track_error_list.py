@@ -281,8 +281,8 @@ def test_waiting_for_events(rig: Rig, kernel_log: Guard) -> None:
     device.start()
     third.result()
     assert device.clone_status().state == "complete"
-    pair.write(0, stamped("user", 0, 8))
     fourth = waiting()
+    pair.write(0, stamped("user", 0, 8))
     fourth.result()
     assert device.wait_complete().health == "ok"
     pair.expect_copy()

@@ -176,9 +176,13 @@ def test_same_as_linear(rig: Rig, kernel_log: Guard, kind: str, state: str) -> N
         if state == "mirroring" and "dif" in kind and name in UNPROTECTED:
             continue
         wanted = outcome(trace, linear, below[0], operation)
+        if state == "mirroring":
+            # What has failed is done in another way: not while some of it is being copied, as a
+            # write is cut where that ends.
+            ours.pause()
         found = outcome(trace, ours, below[1], operation)
         if state == "mirroring":
-            ours.wait_complete()
+            ours.start_and_wait()
         if wanted != found:
             unlike.append(f"{name}: dm-linear: {_short(wanted)}\n  ours: {_short(found)}")
     assert not unlike, "\n".join(unlike)
