@@ -131,12 +131,12 @@ def test_swap(rig: Rig, mode: str, brief: bool) -> None:
 def test_memory_pressure(rig: Rig, queue: dict, mode: str) -> None:
     """More is taken than the machine has, and it is swapped out through a device that is being
     copied: all gets on, and the copy completes."""
-    available = memory("MemAvailable") >> 10
-    disks = [rig.null_blk(160, **queue) for _ in range(2)]
+    disks = [rig.null_blk(96, **queue) for _ in range(2)]
     pair = Pair(rig, *disks, features=FEATURES, mode=mode)
+    available = memory("MemAvailable") >> 10
     with swap_on(pair.device.disk):
         pair.device.start()
-        with swapping(available - 320 + 64, 3) as process:
+        with swapping(available + 48, 3) as process:
             wait_until(lambda: swap_used() > (8 << 10), "pages to go out", 120)
             while process.poll() is None:
                 pair.device.suspend(lockfs=False)

@@ -5,6 +5,9 @@ from harness import io
 from harness.data import SECTOR, assert_same, stamped
 from harness.disk import Disk
 
+# In sectors.
+_STEP = 16 << 11
+
 
 class Image:
     """The expected content of a disk, which is filled with a data set at the start.
@@ -20,9 +23,12 @@ class Image:
 
     def fill(self, name: str) -> None:
         """Fill the disk with a data set."""
-        data = stamped(name, 0, self.disk.sectors)
-        io.write(self.disk, 0, data)
-        self._content[:] = data
+        self._content = bytearray(self.disk.sectors * SECTOR)
+        # Not all at once: a large disk's would stay in memory a second time.
+        for sector in range(0, self.disk.sectors, _STEP):
+            data = stamped(name, sector, min(_STEP, self.disk.sectors - sector))
+            io.write(self.disk, sector, data)
+            self.expect(sector, data)
 
     def expect(self, sector: int, data: bytes) -> None:
         """From now on these sectors have to hold this."""
