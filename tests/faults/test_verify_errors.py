@@ -111,7 +111,7 @@ def test_unreachable(rig: Rig, kernel_log: Guard, side: str) -> None:
     assert status.health == "errors"
     assert status.counters["verified"] < pair.length
     assert status.in_sync == status.total
-    assert pair.device.info().event == event + 2
+    pair.device.wait_event(event + 2)
     found = pair.device.errors().failures
     assert {(failure.side, failure.errno) for failure in found} == {(side, errno.ENOLINK)}
     status = pair.device.verify_and_wait()

@@ -77,7 +77,7 @@ def test_each_mismatch_is_found(rig: Rig, kernel_log: Guard, shape: str, mode: s
     assert status.counters["mismatched"] == len(planted) == 1000
     assert status.dirty == len({sector // pair.region_size for sector in planted})
     assert status.health == "errors"
-    assert pair.device.info().event >= event + 2
+    wait_until(lambda: pair.device.info().event >= event + 2, "two events")
     found = pair.device.errors()
     assert len(found.failures) + found.left_out > 64
     for side, number, first, count in found.failures:
@@ -209,7 +209,7 @@ def test_is_seen_in_the_status(rig: Rig) -> None:
     assert pair.device.info().event == event
     shut.open()
     status = pair.device.wait_complete()
-    assert pair.device.info().event == event + 1
+    pair.device.wait_event(event + 1)
     assert status.counters["verified"] == pair.length
     shut.wait_for(pair.length // REGION)
 
@@ -358,7 +358,7 @@ def test_begun_anew(rig: Rig) -> None:
     status = pair.device.wait_complete()
     assert status.counters["verified"] == pair.length
     assert sum(bio.count for bio in trace.bios(pair.below[0])) >= pair.length + 2 * REGION
-    assert pair.device.info().event == event + 1
+    pair.device.wait_event(event + 1)
 
 
 @pytest.mark.parametrize("suspended", [False, True])
@@ -380,7 +380,7 @@ def test_pause_ends_it(rig: Rig, suspended: bool) -> None:
         shut.open()
     status = pair.device.wait_complete()
     assert status.counters["verified"] < pair.length
-    assert pair.device.info().event == event + 1
+    pair.device.wait_event(event + 1)
     check_none(pair)
 
 

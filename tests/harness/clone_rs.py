@@ -245,6 +245,11 @@ class CloneDevice(Device):
         self.verify()
         return self.wait_for(lambda status: status.state != "verifying", "verified", timeout)
 
+    def wait_event(self, number: int) -> None:
+        """Wait until that event was raised; none came after it."""
+        wait_until(lambda: self.info().event >= number, f"event {number}")
+        assert self.info().event == number
+
     def finish_and_suspend(self) -> Status:
         """Copy the rest inside a suspend; the device is suspended then."""
         self.finish()
