@@ -93,11 +93,8 @@ impl Mapping {
         let traffic = self.traffic.lock();
         let range = self.geometry.sectors(claim.span);
         for plain in traffic.in_flight.plain_in(range) {
-            let disturbed = self.geometry.touched(plain);
-            let first = disturbed.first().max(claim.span.first());
-            let end = disturbed.end().min(claim.span.end());
-            if let Some(span) = self.geometry.span(first, end) {
-                self.regions.copied(span, true);
+            if let Some(disturbed) = self.geometry.touched(plain).common(claim.span) {
+                self.regions.copied(disturbed, true);
             }
         }
         self.regions.copied(claim.span, false);

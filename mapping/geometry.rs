@@ -113,6 +113,17 @@ impl Span {
     pub(crate) fn end(self) -> u64 {
         self.first + self.count
     }
+
+    /// The regions that both have.
+    pub(crate) fn common(self, other: Self) -> Option<Self> {
+        let first = self.first.max(other.first);
+        let end = self.end().min(other.end());
+        // INVARIANT: A part of both, and not empty.
+        (first < end).then(|| Self {
+            first,
+            count: end - first,
+        })
+    }
 }
 
 /// Why a geometry is impossible.
@@ -296,6 +307,16 @@ mod tests {
 
     fn geometry(len: u64) -> Result<Geometry> {
         Geometry::new(16, len, 1000, 2000, 8).map_err(|_| EINVAL)
+    }
+
+    #[test]
+    fn spans_have_regions_in_common() {
+        let span = Span::new(10, 5);
+        assert_eq!(span.common(Span::new(0, 10)), None);
+        assert_eq!(span.common(Span::new(15, 1)), None);
+        assert_eq!(span.common(Span::new(0, 11)), Some(Span::new(10, 1)));
+        assert_eq!(span.common(Span::new(14, 9)), Some(Span::new(14, 1)));
+        assert_eq!(span.common(Span::new(0, 99)), Some(span));
     }
 
     #[test]

@@ -47,12 +47,7 @@ impl Mapping {
         let span = self.geometry.touched(range);
         self.regions.watch(span);
         for entry in traffic.in_flight.overlapping(self.geometry.sectors(span)) {
-            let touched = self.geometry.touched(entry.range);
-            let (first, end) = (
-                touched.first().max(span.first()),
-                touched.end().min(span.end()),
-            );
-            if let Some(touched) = self.geometry.span(first, end) {
+            if let Some(touched) = self.geometry.touched(entry.range).common(span) {
                 self.regions.disturb(touched);
             }
         }
