@@ -55,7 +55,7 @@ def ours(rig: Rig, kernel_log: Guard) -> CloneDevice:
     [
         *("nonsense", "cop 0 8", "copyy 0 8", "0 8", "x" * 9000, "star", "started", "resume"),
         *("stop", "finish_", "skipp 0 8", "depths 4", "batc 8", "rates 0", "error", "errors_"),
-        *("verify", "modes track", "autostart", "final 8", "region_size 8"),
+        *("verified", "modes track", "autostart", "final 8", "region_size 8"),
     ],
     ids=lambda message: message[:20],
 )

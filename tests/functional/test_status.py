@@ -45,6 +45,8 @@ def test_info_of_a_new_device(rig: Rig) -> None:
             "read_errors",
             "clone_errors",
             "bad",
+            "mismatched",
+            "verified",
         ),
         0,
     )
