@@ -358,6 +358,12 @@ impl Shared {
         self.pool.out() > 0 || self.is_flushing()
     }
 
+    /// Whether one more job may be in flight, beside at most so many: also where none of them is
+    /// urgent, as all may be of the idle class, and not be served while users go on.
+    pub(super) fn has_room(&self, most: u32) -> bool {
+        self.pool.out() < most || !self.urgent_job
+    }
+
     /// How many jobs are in flight that copy.
     pub(super) fn copies(&self) -> u32 {
         self.pool.out().saturating_sub(self.verify.looks())

@@ -110,7 +110,7 @@ fn jobs_at_once(engine: &Engine) -> u32 {
 fn next(engine: &Arc<Engine>, most: u32, passes: &mut u32) -> Result<Job<Claimed>, NoJob> {
     loop {
         let mut shared = engine.shared.lock();
-        if !shared.gate.lets_jobs_begin() || shared.pool.out() >= most {
+        if !shared.gate.lets_jobs_begin() || !shared.has_room(most) {
             return Err(NoJob::Nothing);
         }
         if !engine.mapping.is_attached() {

@@ -135,7 +135,7 @@ fn next(engine: &Arc<Engine>, most: u32) -> Result<Job, NoJob> {
         }
         return Err(NoJob::Nothing);
     }
-    if shared.gate != Gate::Open || shared.verify.drains || shared.pool.out() >= most {
+    if shared.gate != Gate::Open || shared.verify.drains || !shared.has_room(most) {
         return Err(NoJob::Nothing);
     }
     let period = shared.verify.period;
