@@ -140,9 +140,9 @@ class Device:
         self.suspend(noflush=True, lockfs=False)
         self.resume(noflush=True)
 
-    def suspend_in_child(self) -> "SuspendingChild":
+    def suspend_in_child(self, noflush: bool = False) -> "SuspendingChild":
         """Suspend in a process of its own, which a signal can interrupt."""
-        return SuspendingChild(self.name)
+        return SuspendingChild(self.name, noflush)
 
 
 class SuspendingChild:
@@ -157,15 +157,17 @@ import signal, sys
 from harness.dm_ioctl import Command, DmError, Flag, call
 signal.signal(signal.SIGINT, lambda *_: None)
 try:
-    call(Command.DEV_SUSPEND, sys.argv[1], Flag.SUSPEND | Flag.SKIP_LOCKFS)
+    call(Command.DEV_SUSPEND, sys.argv[1], Flag(int(sys.argv[2])))
 except DmError as error:
     sys.exit(error.errno)
 """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, noflush: bool):
+        flags = Flag.SUSPEND | Flag.SKIP_LOCKFS | (Flag.NOFLUSH if noflush else 0)
         root = str(Path(__file__).resolve().parents[1])
         self._child = subprocess.Popen(
-            [sys.executable, "-c", self._SCRIPT, name], env=os.environ | {"PYTHONPATH": root}
+            [sys.executable, "-c", self._SCRIPT, name, str(int(flags))],
+            env=os.environ | {"PYTHONPATH": root},
         )
 
     def wait_until_waiting(self) -> None:

@@ -132,9 +132,9 @@ class Rig:
         self._background.append(started)
         return started
 
-    def suspend_in_child(self, device: Device) -> SuspendingChild:
+    def suspend_in_child(self, device: Device, noflush: bool = False) -> SuspendingChild:
         """Suspend in a process that can be interrupted; the rig ends it."""
-        child = device.suspend_in_child()
+        child = device.suspend_in_child(noflush)
         self._stack.callback(child.kill)
         return child
 
