@@ -14,9 +14,8 @@ use kernel::{
 /// The way past the table.
 ///
 /// A write that is on it began its section before the grace period that [`close`](Self::close)
-/// begins, or saw that the way is closed: a section's beginning and that of a grace period are full
-/// barriers, with the store before the one and the load after the other. So none is on it any more
-/// when that period is over.
+/// begins: it is waited for. One whose section begins later sees what was stored before that, which
+/// is that the way is closed. So none is on it any more when that period is over.
 #[pin_data]
 pub(super) struct Bypass {
     closed: Atomic<bool>,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sections that others wait for the end of, which may take long and end in an interrupt.
+//! Sections that others wait for the end of, which may take long and end in an interrupt. To begin
+//! and to end one costs next to nothing; to wait takes longer for that.
 //!
 //! C header: [`include/linux/srcu.h`](srctree/include/linux/srcu.h)
 
@@ -37,41 +38,47 @@ unsafe impl Send for Srcu {}
 unsafe impl Sync for Srcu {}
 
 /// A section that goes on.
+///
+/// # Invariants
+///
+/// It holds the number of one of the two counters that every domain has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Section(c_int);
 
-/// A time after which all sections have ended that had begun before it.
+/// A time after which all sections have ended that had begun before it. Those that begin later see
+/// what was done before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GracePeriod(c_ulong);
 
 impl Srcu {
-    /// Creates a domain without a section (`init_srcu_struct`).
+    /// Creates a domain without a section (`init_srcu_struct_fast_updown`).
     ///
     /// Context: process, may sleep. Errors: `ENOMEM`.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            // INVARIANT: `init_srcu_struct` succeeded, or there is no domain.
+            // INVARIANT: `init_srcu_struct_fast_updown` succeeded, or there is no domain.
             domain <- Opaque::try_ffi_init(|slot: *mut kernel::bindings::srcu_struct| {
                 // SAFETY: `slot` is valid for writes and does not move after this.
-                to_result(unsafe { bindings::init_srcu_struct(slot) })
+                to_result(unsafe { bindings::init_srcu_struct_fast_updown(slot) })
             }),
             begun: Atomic::new(false),
         })
     }
 
-    /// Begins a section (`srcu_down_read`): a full barrier. Context: any but NMI.
+    /// Begins a section (`srcu_down_read_fast`). Context: any but NMI.
     #[inline]
     pub(crate) fn down_read(&self) -> Section {
+        // INVARIANT: It is what the function returns.
         // SAFETY: The domain is initialised by the type's invariants.
-        Section(unsafe { bindings::srcu_down_read(self.domain.get()) })
+        Section(unsafe { bindings::srcu_down_read_fast(self.domain.get()) })
     }
 
-    /// Ends a section, anywhere (`srcu_up_read`): a full barrier. Context: any but NMI.
+    /// Ends a section, anywhere (`srcu_up_read_fast`). Context: any but NMI.
     #[inline]
     pub(crate) fn up_read(&self, section: Section) {
-        // SAFETY: The domain is initialised by the type's invariants; a number that `down_read` has
-        // not returned now would only spoil the count.
-        unsafe { bindings::srcu_up_read(self.domain.get(), section.0) }
+        // SAFETY: The domain is initialised by the type's invariants, and has such a counter by
+        // those of the section: one that `down_read` has not returned now would only spoil it.
+        unsafe { bindings::srcu_up_read_fast(self.domain.get(), section.0) }
     }
 
     /// Begins to wait for all sections that have begun (`start_poll_synchronize_srcu`): a full
