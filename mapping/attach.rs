@@ -30,7 +30,11 @@ impl Mapping {
     pub(crate) fn set_mode(self: &Arc<Self>, mode: Mode) -> Result {
         let mut stock = Stock::empty();
         if mode == Mode::Mirror && !self.traffic.lock().is_stocked {
-            stock = Stock::new(&self.queue, self.legs.may_move(self.settings))?;
+            stock = Stock::new(
+                &self.queue,
+                &self.geometry,
+                self.legs.may_move(self.settings),
+            )?;
         }
         self.change(|traffic| {
             traffic.mode = mode;

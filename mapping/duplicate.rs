@@ -16,11 +16,12 @@ use super::{
     in_flight::{Kind, Ticket},
     region,
     route::Effect,
+    stock::Leg,
     traffic::{Entered, Traffic},
     Held, Mapping, Wake,
 };
 use crate::abstractions::{
-    bio::{self, BioOwner, BioSet, BufferedBio, Status, TwinBio},
+    bio::{self, BioOwner, BioSet, BufferedBio, Manner, Status, TwinBio},
     device_mapper::{BioShare, EndResult, EndingBio, MappedBio},
     workqueue::{enqueue, OwnedQueue, QueuedItem},
 };
@@ -31,14 +32,14 @@ use kernel::{
     workqueue::{Work, WorkItem},
 };
 
-/// A bio for the clone, and a work item: it is owned by the pool, the block layer or the workqueue.
+/// A bio for the clone, and a work item: it is owned by the stock, the block layer or the workqueue.
 #[pin_data]
 pub(super) struct Twin {
     #[pin]
     work: Work<Twin>,
     queue: Arc<OwnedQueue>,
     bio: TwinBio,
-    /// What it was sent out for; `None` in the pool.
+    /// What it was sent out for; `None` in the stock.
     flight: Option<Flight>,
 }
 
@@ -47,6 +48,7 @@ struct Flight {
     mapping: Arc<Mapping>,
     ticket: Ticket,
     kind: Kind,
+    manner: Manner,
     /// The user's range, and the part of it that is on its way.
     range: Range,
     piece: Range,
@@ -126,7 +128,7 @@ fn go_on(mut twin: Pin<KBox<Twin>>) {
     if status.is_ok() {
         written = (flight.kind == Kind::Duplicate).then_some(flight.piece);
         // What is detached meanwhile leaves all of it dirty.
-        let next = flight.mapping.next_piece(&flight, flight.piece.end());
+        let next = (flight.mapping).next_piece(flight.kind, flight.range, flight.piece.end());
         if let Some(piece) = next.filter(|_| flight.mapping.is_attached()) {
             if let Some(range) = written {
                 flight.mapping.mark_unflushed(range);
@@ -134,9 +136,15 @@ fn go_on(mut twin: Pin<KBox<Twin>>) {
             return send(twin, Flight { piece, ..flight }, share);
         }
     } else {
-        flight.mapping.twin_failed(&flight, status, has_data);
+        let Flight {
+            ticket,
+            kind,
+            piece,
+            ..
+        } = flight;
+        (flight.mapping).leg_failed((ticket, kind), piece, status, has_data);
     }
-    flight.mapping.put_home(twin, written);
+    flight.mapping.put_home(Leg::Twin(twin), written);
     // The last of its bios may end with the share, and the target be gone after that: the flight's
     // reference, which must not be the last one in an interrupt, goes before.
     drop(flight);
@@ -149,6 +157,7 @@ fn send(mut twin: Pin<KBox<Twin>>, flight: Flight, share: BioShare) {
     let (range, piece) = (flight.range, flight.piece);
     let prepared = twin.as_mut().project().bio.prepare(
         share,
+        flight.manner,
         &mapping.legs.clone,
         mapping.geometry.clone_sector(piece),
         (piece.start() - range.start(), piece.len()),
@@ -214,35 +223,44 @@ impl Mapping {
                 self.regions.skip(span);
             }
         }
-        let (Some(twin), Some(share)) = (entered.leg, share) else {
+        let (Some(leg), Some(share)) = (entered.leg, share) else {
             return;
+        };
+        let twin = match leg {
+            Leg::Twin(twin) => twin,
+            Leg::Merge(merge) => {
+                return merge.begin(self.clone(), entered.ticket, entered.range, share);
+            }
         };
         let mut flight = Flight {
             mapping: self.clone(),
             ticket: entered.ticket,
             kind: entered.kind,
+            manner: Manner::of(&share),
             range: entered.range,
             piece: entered.range,
             status: None,
         };
-        match self.next_piece(&flight, entered.range.start()) {
+        match self.next_piece(entered.kind, entered.range, entered.range.start()) {
             Some(piece) => {
                 flight.piece = piece;
                 send(twin, flight, share);
             }
-            None => self.put_home(twin, None),
+            None => self.put_home(Leg::Twin(twin), None),
         }
     }
 
     /// The next part of a range, from a sector on, that is to reach the clone. What comes before it
     /// stays dirty, or is dirty from here on: jobs have it.
-    fn next_piece(&self, flight: &Flight, from: u64) -> Option<Range> {
-        let end = flight.range.end();
+    pub(super) fn next_piece(&self, kind: Kind, range: Range, from: u64) -> Option<Range> {
+        let end = range.end();
         let mut from = from;
         loop {
             let rest = self.geometry.range(from, end.checked_sub(from)?)?;
-            if flight.kind == Kind::Discard {
-                return (self.legs.clone_discards).then_some(rest);
+            if kind == Kind::Discard {
+                // No part of a block: what is not discarded is dirty, or nobody needs it.
+                let whole = self.geometry.rounded_in(rest);
+                return whole.filter(|_| self.legs.clone_discards);
             }
             let span = self.geometry.touched(rest);
             let (kind, until) = self.regions.kind(span);
@@ -261,16 +279,22 @@ impl Mapping {
     }
 
     /// What was to reach the clone did not. Context: process.
-    fn twin_failed(self: &Arc<Self>, flight: &Flight, status: Status, has_data: bool) {
+    pub(super) fn leg_failed(
+        &self,
+        (ticket, kind): (Ticket, Kind),
+        range: Range,
+        status: Status,
+        has_data: bool,
+    ) {
         // What the clone can't do in that shape is no error of it: it is copied instead. A discard
         // leaves nothing to be copied. SCSI disks say so only when they are asked to.
         let unfit = [Status::NOT_SUPPORTED, Status::INVALID].contains(&status)
             || !has_data && status == Status::TARGET;
-        if flight.kind == Kind::Duplicate {
-            self.missed(flight.ticket);
+        if kind == Kind::Duplicate {
+            self.missed(ticket);
         }
         if let Some(copier) = self.copier().filter(|_| !unfit) {
-            copier.clone_failed(flight.piece, status.to_errno());
+            copier.clone_failed(range, status.to_errno());
         }
     }
 
@@ -281,13 +305,13 @@ impl Mapping {
         }
     }
 
-    /// The twin goes back to the pool. It has `written` something that may be in the clone's cache.
-    fn put_home(&self, twin: Pin<KBox<Twin>>, written: Option<Range>) {
+    /// It goes back to the stock, and has `written` what may be in the clone's cache.
+    pub(super) fn put_home(&self, leg: Leg, written: Option<Range>) {
         let mut traffic = self.traffic.lock();
         if let Some(range) = written {
             traffic.unflushed.mark(range);
         }
-        traffic.stock.give_back_twin(twin);
+        traffic.stock.give_back_leg(leg);
     }
 
     /// A bio that was in the table has ended on all devices. Context: any.

@@ -2,9 +2,18 @@
 
 //! Where things are: sectors of the mapped device, of the target and of both devices, regions.
 //!
+//! A region begins where a logical block of the clone does, so that no block belongs to two of them:
+//! whoever has a region may read a block, change a part of it and write it. Where the target begins
+//! within a block, the first region is shorter by as much.
+//!
 //! All lengths and offsets are in sectors of 512 bytes. Nothing here calls the kernel.
 
+mod blocks;
+mod range;
+
+pub(crate) use blocks::Blocks;
 use kernel::prelude::*;
+pub(crate) use range::{Range, Span};
 
 /// The smallest region: 4 KiB.
 pub(crate) const MIN_REGION_SIZE: u64 = 8;
@@ -27,111 +36,12 @@ pub(crate) fn default_region_size(len: u64) -> u64 {
     size
 }
 
-/// A run of sectors, counted from the target's start.
-///
-/// # Invariants
-///
-/// It is not empty, and ends within the target whose [`Geometry`] made it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Range {
-    start: u64,
-    len: u64,
-}
-
-impl Range {
-    /// The first sector.
-    pub(crate) fn start(self) -> u64 {
-        self.start
-    }
-
-    /// The number of sectors, at least 1.
-    pub(crate) fn len(self) -> u64 {
-        self.len
-    }
-
-    /// The sector after the last one.
-    pub(crate) fn end(self) -> u64 {
-        self.start + self.len
-    }
-
-    /// Whether both have a sector in common.
-    pub(crate) fn overlaps(self, other: Self) -> bool {
-        self.start < other.end() && other.start < self.end()
-    }
-
-    /// Cuts off the first `sectors` sectors, and returns them and the rest, if there is one.
-    pub(crate) fn split(self, sectors: u64) -> (Self, Option<Self>) {
-        if sectors == 0 || sectors >= self.len {
-            return (self, None);
-        }
-        // INVARIANT: Two parts, neither of them empty, of a range within the target.
-        (
-            Self {
-                start: self.start,
-                len: sectors,
-            },
-            Some(Self {
-                start: self.start + sectors,
-                len: self.len - sectors,
-            }),
-        )
-    }
-
-    /// This and what follows right after it.
-    pub(crate) fn joined(self, next: Option<Self>) -> Self {
-        // INVARIANT: Both end within the target.
-        Self {
-            start: self.start,
-            len: self.len + next.map_or(0, Self::len),
-        }
-    }
-}
-
-/// A run of regions.
-///
-/// # Invariants
-///
-/// It is not empty, and ends within the target whose [`Geometry`] made it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
-    first: u64,
-    count: u64,
-}
-
-impl Span {
-    /// `count` regions from `first` on; the caller sees to the invariants.
-    pub(super) const fn new(first: u64, count: u64) -> Self {
-        Self { first, count }
-    }
-
-    /// The first region.
-    pub(crate) fn first(self) -> u64 {
-        self.first
-    }
-
-    /// The region after the last one.
-    pub(crate) fn end(self) -> u64 {
-        self.first + self.count
-    }
-
-    /// The regions that both have.
-    pub(crate) fn common(self, other: Self) -> Option<Self> {
-        let first = self.first.max(other.first);
-        let end = self.end().min(other.end());
-        // INVARIANT: A part of both, and not empty.
-        (first < end).then(|| Self {
-            first,
-            count: end - first,
-        })
-    }
-}
-
 /// Why a geometry is impossible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GeometryError {
     /// A range wraps around 2^64 sectors.
     Overflow,
-    /// The region size is not a power of two from 8 up to 2^21.
+    /// The region size is not a power of two from 8 up to 2^21, or smaller than a logical block.
     RegionSize,
     /// There are more than 2^31 regions.
     TooManyRegions,
@@ -142,7 +52,9 @@ pub(crate) enum GeometryError {
 /// # Invariants
 ///
 /// `len` is not 0. `begin`, `backing` and `clone`, each plus `len`, do not overflow. The region
-/// size is a power of two, and there are at most [`MAX_REGIONS`] regions.
+/// size is a power of two, and there are at most [`MAX_REGIONS`] regions. The logical blocks are
+/// powers of two, and no larger than a region; `lead` is what `clone` is more than a multiple of
+/// `clone_block`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Geometry {
     begin: u64,
@@ -150,11 +62,17 @@ pub(crate) struct Geometry {
     backing: u64,
     clone: u64,
     region_shift: u32,
+    /// The devices' logical blocks.
+    backing_block: u64,
+    clone_block: u64,
+    /// How far within a block of the clone the target begins.
+    lead: u64,
 }
 
 impl Geometry {
     /// Checks the layout of a target that maps `len` sectors at `begin` of the mapped device to
-    /// sector `backing` of the backing device, and copies them to sector `clone` of the clone.
+    /// sector `backing` of the backing device, and copies them to sector `clone` of the clone. The
+    /// devices' logical blocks are not known yet: they count as sectors.
     pub(crate) fn new(
         begin: u64,
         len: u64,
@@ -181,6 +99,9 @@ impl Geometry {
             backing,
             clone,
             region_shift: region_size.trailing_zeros(),
+            backing_block: 1,
+            clone_block: 1,
+            lead: 0,
         })
     }
 
@@ -204,9 +125,14 @@ impl Geometry {
         1 << self.region_shift
     }
 
-    /// The number of regions; the last one may be short.
+    /// The number of regions; the first one and the last one may be short.
     pub(crate) fn regions(&self) -> u64 {
-        self.len.div_ceil(self.region_size())
+        (self.lead + self.len).div_ceil(self.region_size())
+    }
+
+    /// Whether the last region is short: a longer target has more of it.
+    pub(crate) fn ends_within_a_region(&self) -> bool {
+        (self.lead + self.len) & (self.region_size() - 1) != 0
     }
 
     /// All sectors.
@@ -230,8 +156,8 @@ impl Geometry {
     /// The regions that `range` touches.
     #[inline]
     pub(crate) fn touched(&self, range: Range) -> Span {
-        let first = range.start >> self.region_shift;
-        let last = (range.end() - 1) >> self.region_shift;
+        let first = self.region_of(range.start);
+        let last = self.region_of(range.end() - 1);
         // INVARIANT: The range is not empty, and ends within the target.
         Span {
             first,
@@ -241,18 +167,22 @@ impl Geometry {
 
     /// The regions that `range` covers whole.
     pub(crate) fn covered(&self, range: Range) -> Option<Span> {
+        let first = match range.start {
+            0 => 0,
+            start => (self.lead + start).div_ceil(self.region_size()),
+        };
         let end = if range.end() == self.len {
             self.regions()
         } else {
-            range.end() >> self.region_shift
+            self.region_of(range.end())
         };
-        self.span(range.start.div_ceil(self.region_size()), end)
+        self.span(first, end)
     }
 
     /// The sectors of some regions.
     pub(crate) fn sectors(&self, span: Span) -> Range {
-        let start = span.first << self.region_shift;
-        let end = (span.end() << self.region_shift).min(self.len);
+        let start = self.first_sector(span.first);
+        let end = self.first_sector(span.end()).min(self.len);
         // INVARIANT: The span is not empty, and ends within the target.
         Range {
             start,
@@ -261,19 +191,20 @@ impl Geometry {
     }
 
     /// The region that a sector of the target is in.
+    #[inline]
     pub(crate) fn region_of(&self, sector: u64) -> u64 {
-        sector >> self.region_shift
+        (self.lead + sector) >> self.region_shift
     }
 
     /// The first sector of a region; that after the last one is where regions would go on.
     pub(crate) fn first_sector(&self, region: u64) -> u64 {
-        region << self.region_shift
+        (region << self.region_shift).saturating_sub(self.lead)
     }
 
-    /// Whether both begin at the same places, and have regions of the same size.
+    /// Whether both begin at the same places, and have regions that do.
     pub(crate) fn is_alike(&self, other: &Self) -> bool {
         (self.begin, self.backing, self.clone) == (other.begin, other.backing, other.clone)
-            && self.region_shift == other.region_shift
+            && (self.region_shift, self.lead) == (other.region_shift, other.lead)
     }
 
     /// A range counted from the target's start, or `None` where it is empty or ends outside.
@@ -307,16 +238,6 @@ mod tests {
 
     fn geometry(len: u64) -> Result<Geometry> {
         Geometry::new(16, len, 1000, 2000, 8).map_err(|_| EINVAL)
-    }
-
-    #[test]
-    fn spans_have_regions_in_common() {
-        let span = Span::new(10, 5);
-        assert_eq!(span.common(Span::new(0, 10)), None);
-        assert_eq!(span.common(Span::new(15, 1)), None);
-        assert_eq!(span.common(Span::new(0, 11)), Some(Span::new(10, 1)));
-        assert_eq!(span.common(Span::new(14, 9)), Some(Span::new(14, 1)));
-        assert_eq!(span.common(Span::new(0, 99)), Some(span));
     }
 
     #[test]
@@ -392,18 +313,6 @@ mod tests {
         assert_eq!(sectors(3, 5), geometry.range(24, 16));
         assert_eq!(sectors(3, 3), None);
         assert_eq!(sectors(3, 14), None);
-        Ok(())
-    }
-
-    #[test]
-    fn split_loses_nothing() -> Result {
-        let range = geometry(100)?.range(10, 20).ok_or(EINVAL)?;
-        let (head, tail) = range.split(5);
-        assert_eq!((head.start(), head.len()), (10, 5));
-        assert_eq!(tail.map(|tail| (tail.start(), tail.len())), Some((15, 15)));
-        assert_eq!(range.split(20), (range, None));
-        assert_eq!(range.split(21), (range, None));
-        assert_eq!(range.split(0), (range, None));
         Ok(())
     }
 

@@ -9,8 +9,9 @@
 //!   hears of its end. Nothing is allocated, split or, but for discards and flushes, locked on the
 //!   way (`bypass`).
 //! - In `mirror`, what changes something enters the table of what is `in_flight`: see `traffic`. A
-//!   write to what is in sync is a `duplicate`, one that may not go yet `wait`s. So it does in
-//!   `track` while a `verify` goes on.
+//!   write to what is in sync is a `duplicate`, or a `merge` where the clone's blocks are not
+//!   those of the write; one that may not go yet `wait`s. So it does in `track` while a `verify`
+//!   goes on.
 //!
 //! What keeps "in sync" true: a write that went to the backing device only makes its regions dirty
 //! when it ends; a job claims a region, which is not dirty from then on, and then reads it. So a
@@ -28,6 +29,7 @@ mod duplicate;
 mod flush;
 pub(crate) mod geometry;
 mod in_flight;
+mod merge;
 pub(crate) mod phase;
 pub(crate) mod region;
 mod route;
@@ -82,8 +84,6 @@ pub(crate) struct Legs {
     /// Whether the clone can be told to write zeroes, and to discard.
     pub(crate) clone_zeroes: bool,
     pub(crate) clone_discards: bool,
-    /// The larger one of their logical blocks, in sectors.
-    pub(crate) block: u32,
     /// How the clone wants data to lie in memory, where the backing device is content with less.
     clone_layout: Option<MemoryLayout>,
 }
@@ -98,9 +98,10 @@ impl Legs {
             // No medium is forced to write zeroes at once.
             clone_zeroes: clone.can_write_zeroes() && !clone_fua,
             clone_discards: clone.can_discard(),
-            block: (backing.logical_block_sectors()).max(clone.logical_block_sectors()),
-            clone_layout: Some(clone.memory_layout())
-                .filter(|layout| layout.is_stricter_than(backing.memory_layout())),
+            clone_layout: Some(clone.memory_layout()).filter(|layout| {
+                let larger = clone.logical_block_sectors() > backing.logical_block_sectors();
+                layout.is_stricter_than(backing.memory_layout()) || larger && layout.has_boundary()
+            }),
             backing,
             clone,
         }
@@ -186,7 +187,7 @@ impl Mapping {
     ) -> Result<Arc<Self>> {
         let regions = RegionMap::new(geometry.regions())?;
         let stock = (settings.mode == Mode::Mirror)
-            .then(|| Stock::new(&queue, legs.may_move(settings)))
+            .then(|| Stock::new(&queue, &geometry, legs.may_move(settings)))
             .transpose()?;
         let traffic = Traffic::new(geometry, settings.mode, stock)?;
         Arc::pin_init(
@@ -272,11 +273,21 @@ impl Mapping {
     ) -> MapResult<'a> {
         let may_split = bio.may_be_split();
         intent.moved = intent.what == What::Write && bio.op() == Op::Write && self.must_move(&bio);
-        if intent.moved && may_split && intent.range.len() > COPY_SECTORS {
-            (intent.range, _) = intent.range.split(COPY_SECTORS);
+        if intent.what == What::Write {
+            if may_split {
+                let moves = intent.moved || self.geometry.is_part(intent.range);
+                let most = if moves { COPY_SECTORS } else { u64::MAX };
+                intent.range = self.geometry.first_of_write(intent.range, most);
+            }
+            intent.merged = self.geometry.is_part(intent.range);
+            // Zeroes for a part of a block are copied; and what can't be, as who sends it does not
+            // keep to the blocks of the backing device.
+            if intent.merged && (bio.op() != Op::Write || !self.geometry.has_parts()) {
+                intent = Intent::new(intent.range, What::BackingOnly);
+            }
         }
         let mut traffic = self.traffic.lock();
-        let behind = traffic.is_behind(&intent);
+        let behind = traffic.is_behind(&self.geometry, &intent);
         let crowded = traffic.crowded;
         match traffic.admit(
             &self.geometry,
@@ -370,7 +381,7 @@ impl Mapping {
     /// the clone is attached is not taken over.
     pub(crate) fn adopt(&self, other: &Self) {
         let (ours, theirs) = (self.geometry.len(), other.geometry.len());
-        let partial = ours > theirs && theirs % self.geometry.region_size() != 0;
+        let partial = ours > theirs && other.geometry.ends_within_a_region();
         self.regions.adopt(&other.regions, partial);
         if ours <= theirs {
             self.phase.adopt(&other.phase);

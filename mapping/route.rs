@@ -62,6 +62,8 @@ pub(crate) struct Intent {
     pub(super) what: What,
     /// Whether both devices have to get its data from memory of ours.
     pub(super) moved: bool,
+    /// Whether it is no whole blocks of the clone, so that these are merged.
+    pub(super) merged: bool,
     /// Which hold it waits for, or has waited for: no bio waits for a second one.
     pub(super) hold: Option<u64>,
 }
@@ -73,6 +75,7 @@ impl Intent {
             range,
             what,
             moved: false,
+            merged: false,
             hold: None,
         }
     }

@@ -3,7 +3,7 @@
 //! What writes to both devices are made with. All of it is allocated before there are any: a write
 //! that finds nothing left waits for another one to end, which needs nothing more.
 
-use super::{duplicate::Twin, in_flight::CAPACITY};
+use super::{duplicate::Twin, geometry::Geometry, in_flight::CAPACITY, merge::Merge};
 use crate::abstractions::{
     bio::{BioSet, BufferedBio},
     workqueue::OwnedQueue,
@@ -13,7 +13,7 @@ use kernel::{pr_warn_once, prelude::*, sync::Arc};
 /// The most sectors of a write that goes through memory of our own; what is longer is cut.
 pub(super) const COPY_SECTORS: u64 = 256;
 
-/// How many such writes may be in flight.
+/// How many such writes may be in flight, and as many that are merged.
 const COPIES: usize = 64;
 
 /// Locking: its owner's.
@@ -22,11 +22,21 @@ pub(super) struct Stock {
     twins: KVVec<Pin<KBox<Twin>>>,
     /// Memory for the data of writes whose own does not do.
     copies: KVec<KBox<BufferedBio>>,
+    /// For writes that are no whole blocks of the clone.
+    merges: KVec<Pin<KBox<Merge>>>,
+}
+
+/// What reaches the clone of a write.
+pub(super) enum Leg {
+    /// The write as it is.
+    Twin(Pin<KBox<Twin>>),
+    /// The blocks that it changes in part.
+    Merge(Pin<KBox<Merge>>),
 }
 
 /// What one write needs.
 pub(super) struct Supplies {
-    pub(super) twin: Pin<KBox<Twin>>,
+    pub(super) leg: Leg,
     pub(super) copy: Option<KBox<BufferedBio>>,
 }
 
@@ -36,11 +46,17 @@ impl Stock {
         Self {
             twins: KVVec::new(),
             copies: KVec::new(),
+            merges: KVec::new(),
         }
     }
 
-    /// Allocates all, memory only `with_copies`. Context: process, may sleep. Errors: `ENOMEM`.
-    pub(super) fn new(queue: &Arc<OwnedQueue>, with_copies: bool) -> Result<Self> {
+    /// Allocates all, memory to copy to only `with_copies`. Context: process, may sleep. Errors:
+    /// `ENOMEM`.
+    pub(super) fn new(
+        queue: &Arc<OwnedQueue>,
+        geometry: &Geometry,
+        with_copies: bool,
+    ) -> Result<Self> {
         let mut twins = KVVec::with_capacity(CAPACITY, GFP_KERNEL)?;
         let set = Arc::pin_init(BioSet::new(0), GFP_KERNEL)?;
         for _ in 0..CAPACITY {
@@ -54,29 +70,47 @@ impl Stock {
             let copy = KBox::new(copy, GFP_KERNEL)?;
             copies.push_within_capacity(copy).map_err(|_| ENOMEM)?;
         }
-        Ok(Self { twins, copies })
+        let count = if geometry.has_parts() { COPIES } else { 0 };
+        let mut merges = KVec::with_capacity(count, GFP_KERNEL)?;
+        for _ in 0..count {
+            let merge = Merge::new(&set, queue, geometry)?;
+            merges.push_within_capacity(merge).map_err(|_| ENOMEM)?;
+        }
+        Ok(Self {
+            twins,
+            copies,
+            merges,
+        })
     }
 
-    /// Takes what one write needs; `None` where there is not all of it.
-    pub(super) fn take(&mut self, with_copy: bool) -> Option<Supplies> {
+    /// Takes what one write needs, which is `merged` or not; `None` where there is not all of it.
+    pub(super) fn take(&mut self, with_copy: bool, merged: bool) -> Option<Supplies> {
         if with_copy && self.copies.is_empty() {
             return None;
         }
-        let twin = self.twins.pop()?;
+        let leg = if merged {
+            Leg::Merge(self.merges.pop()?)
+        } else {
+            Leg::Twin(self.twins.pop()?)
+        };
         let copy = with_copy.then(|| self.copies.pop()).flatten();
-        Some(Supplies { twin, copy })
+        Some(Supplies { leg, copy })
     }
 
     /// What was taken comes back.
     pub(super) fn give_back(&mut self, supplies: Supplies) {
-        self.give_back_twin(supplies.twin);
+        self.give_back_leg(supplies.leg);
         if let Some(copy) = supplies.copy {
             self.give_back_copy(copy);
         }
     }
 
-    pub(super) fn give_back_twin(&mut self, twin: Pin<KBox<Twin>>) {
-        if self.twins.push_within_capacity(twin).is_err() {
+    pub(super) fn give_back_leg(&mut self, leg: Leg) {
+        let fits = match leg {
+            Leg::Twin(twin) => self.twins.push_within_capacity(twin).is_ok(),
+            Leg::Merge(merge) => self.merges.push_within_capacity(merge).is_ok(),
+        };
+        if !fits {
             pr_warn_once!("more bios for the clone came home than there are\n");
         }
     }

@@ -7,7 +7,8 @@
 //!
 //! - a bio is *admitted*: its entry and its route are decided at once, and a job that claims its
 //!   regions comes either before that, so that they are seen to be claimed, or after it, so that
-//!   the entry is seen;
+//!   the entry is seen. If it goes to the clone, nothing else is on its way to the same logical
+//!   blocks there;
 //! - regions are *claimed*: only where nothing is on its way that also goes to the clone;
 //! - a bio *leaves*: what it leaves dirty is dirty before.
 //!
@@ -16,13 +17,12 @@
 //! what comes meanwhile waits for the job. No bio waits for two holds.
 
 use super::{
-    duplicate::Twin,
     flush::Flushes,
     geometry::{Geometry, Range},
     in_flight::{Entry, InFlight, Kind, Ticket},
     region::{self, RegionMap},
     route::{Effect, Intent, What},
-    stock::{Stock, Supplies, COPY_SECTORS},
+    stock::{Leg, Stock, Supplies, COPY_SECTORS},
     unflushed::Unflushed,
 };
 use crate::abstractions::{bio::BufferedBio, device_mapper::HeldList};
@@ -96,7 +96,7 @@ pub(super) struct Entered {
     pub(super) range: Range,
     pub(super) kind: Kind,
     /// For the clone, where it goes there, too.
-    pub(super) leg: Option<Pin<KBox<Twin>>>,
+    pub(super) leg: Option<Leg>,
     /// Memory for the data, where its own does not do.
     pub(super) copy: Option<KBox<BufferedBio>>,
 }
@@ -173,24 +173,30 @@ impl Traffic {
                 let (kind, end) = regions.kind(span);
                 let mixed = end < span.end();
                 // What can't be cut, and is too long for our memory, is copied later.
-                let fits = !intent.moved || range.len() <= COPY_SECTORS;
+                let fits = !(intent.moved || intent.merged) || range.len() <= COPY_SECTORS;
+                let mut alike = !mixed;
                 if mixed && may_split {
-                    let border = geometry.first_sector(end);
-                    (range, _) = range.split(border - range.start());
+                    let before = geometry.write_before(range, geometry.first_sector(end));
+                    alike = before.is_some();
+                    range = before.unwrap_or(range.split(geometry.backing_block()).0);
                 }
                 match kind {
-                    region::Kind::Behind if !mixed || may_split => Kind::Plain,
+                    region::Kind::Behind if alike => Kind::Plain,
                     region::Kind::Behind | region::Kind::InSync if !fits => Kind::Plain,
                     region::Kind::Behind | region::Kind::InSync => Kind::Duplicate,
                 }
             }
         };
-        if kind != Kind::Plain && (behind || self.in_flight.conflict(range).is_some()) {
+        // Whoever changes a part of one of the clone's blocks has all of it.
+        let locked = geometry.rounded_out(range);
+        if kind != Kind::Plain && (behind || self.in_flight.conflict(locked).is_some()) {
             return Admitted::Wait;
         }
         let mut supplies = None;
         if both && kind != Kind::Plain {
-            supplies = self.stock.take(intent.moved);
+            supplies = self
+                .stock
+                .take(intent.moved, intent.merged && kind == Kind::Duplicate);
             if supplies.is_none() {
                 self.crowded = true;
                 return Admitted::Wait;
@@ -210,7 +216,7 @@ impl Traffic {
                     regions.disturb(geometry.touched(range));
                 }
                 let (leg, copy) = match supplies {
-                    Some(Supplies { twin, copy }) => (Some(twin), copy),
+                    Some(Supplies { leg, copy }) => (Some(leg), copy),
                     None => (None, None),
                 };
                 Admitted::Go(Entered {

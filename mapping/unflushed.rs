@@ -15,7 +15,7 @@ const CHUNKS: u64 = 4096;
 /// The marks. Locking: the owner's.
 pub(super) struct Unflushed {
     geometry: Geometry,
-    /// Sectors of a chunk are 1 << shift; regions are whole in a chunk.
+    /// Regions of a chunk are 1 << shift.
     shift: u32,
     current: KVec<bool>,
     sent: KVec<bool>,
@@ -26,12 +26,8 @@ pub(super) struct Unflushed {
 impl Unflushed {
     /// Allocates the marks; none is set. Errors: `ENOMEM`.
     pub(super) fn new(geometry: Geometry) -> Result<Self> {
-        let chunk = geometry
-            .len()
-            .div_ceil(CHUNKS)
-            .next_power_of_two()
-            .max(geometry.region_size());
-        let chunks = geometry.len().div_ceil(chunk) as usize;
+        let chunk = geometry.regions().div_ceil(CHUNKS).next_power_of_two();
+        let chunks = geometry.regions().div_ceil(chunk) as usize;
         Ok(Self {
             geometry,
             shift: chunk.trailing_zeros(),
@@ -54,8 +50,9 @@ impl Unflushed {
 
     /// A range was written.
     pub(super) fn mark(&mut self, range: Range) {
-        let first = (range.start() >> self.shift) as usize;
-        let last = ((range.end() - 1) >> self.shift) as usize;
+        let span = self.geometry.touched(range);
+        let first = (span.first() >> self.shift) as usize;
+        let last = ((span.end() - 1) >> self.shift) as usize;
         if let Some(chunks) = self.current.get_mut(first..=last) {
             chunks.fill(true);
         }
@@ -96,10 +93,9 @@ impl Unflushed {
             .skip(from)
             .find(|(_, (sent, current))| **sent || **current)?;
         (*sent, *current) = (false, false);
-        let start = (chunk as u64) << self.shift;
-        let len = (1 << self.shift).min(self.geometry.len() - start);
-        let range = self.geometry.range(start, len)?;
-        Some((self.geometry.touched(range), chunk + 1))
+        let first = (chunk as u64) << self.shift;
+        let end = (first + (1 << self.shift)).min(self.geometry.regions());
+        Some((self.geometry.span(first, end)?, chunk + 1))
     }
 
     /// Takes over the marks of a target that nobody uses any more, as far as both go.

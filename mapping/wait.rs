@@ -3,7 +3,7 @@
 //! Bios that wait, and those that are sent once more. A worker of the mapping's own sends them.
 
 use super::{
-    geometry::Range,
+    geometry::{Geometry, Range},
     route::{Effect, Intent},
     traffic::{Admitted, Entered, Traffic},
     Held, Mapping,
@@ -58,8 +58,9 @@ impl Mapping {
 
     /// A read has failed on the backing device: the clone answers, where it is in sync.
     ///
-    /// Not where the failure says nothing about the medium. A write to these regions that ends
-    /// meanwhile was submitted before this read has ended: either answer is right.
+    /// Not where the failure says nothing about the medium, or the clone can't be asked for so
+    /// little. A write to these regions that ends meanwhile was submitted before this read has
+    /// ended: either answer is right.
     pub(super) fn read_failed<'a>(
         self: &Arc<Self>,
         bio: EndingBio<'a, Effect>,
@@ -69,6 +70,7 @@ impl Mapping {
         let about_request = [Status::AGAIN, Status::NOT_SUPPORTED, Status::INVALID];
         if about_request.contains(&status)
             || !self.regions.are_in_sync(self.geometry.touched(range))
+            || self.geometry.is_part(range)
             || !self.is_attached()
         {
             return bio.done();
@@ -118,7 +120,7 @@ impl Traffic {
             let Effect::Waiting(mut intent) = *effect else {
                 return false;
             };
-            let behind = before.any(|other| overlaps(other, &intent));
+            let behind = before.any(|other| overlaps(&mapping.geometry, other, &intent));
             match self.admit(
                 &mapping.geometry,
                 &mapping.regions,
@@ -145,12 +147,13 @@ impl Traffic {
     }
 
     /// Whether something waits that a bio must not overtake.
-    pub(super) fn is_behind(&self, intent: &Intent) -> bool {
-        self.waiting.any(|other| overlaps(other, intent))
+    pub(super) fn is_behind(&self, geometry: &Geometry, intent: &Intent) -> bool {
+        (self.waiting).any(|other| overlaps(geometry, other, intent))
     }
 }
 
-/// Whether a bio that waits overlaps another one.
-fn overlaps(effect: &Effect, intent: &Intent) -> bool {
-    matches!(effect, Effect::Waiting(other) if other.range.overlaps(intent.range))
+/// Whether a bio that waits overlaps another one, or has something in the same block of the clone.
+fn overlaps(geometry: &Geometry, effect: &Effect, intent: &Intent) -> bool {
+    let range = geometry.rounded_out(intent.range);
+    matches!(effect, Effect::Waiting(other) if other.range.overlaps(range))
 }

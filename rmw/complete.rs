@@ -6,7 +6,7 @@
 use super::{
     engine::{Engine, OnCloneError, OnReadError, Shared},
     errors::Side,
-    job::{Action, Bad, Claimed, Job, Part, Ready},
+    job::{Action, Bad, Claimed, Fetched, Job, Part, Ready},
 };
 use crate::{
     abstractions::bio::Priority,
@@ -104,7 +104,7 @@ pub(super) fn found_bad(job: &mut Job<Claimed>, errno: c_int) {
     // Of a region with several bad blocks the first one counts.
     let bad = job.run.bad.filter(|bad| bad.region == region);
     job.run.bad = Some(bad.unwrap_or(Bad { region, retries }));
-    record(&job.engine, Side::Backing, piece, errno);
+    record(&job.engine, Side::Backing, "read", piece, errno);
 }
 
 /// The job may not go on; its regions wait again.
@@ -117,7 +117,7 @@ pub(super) fn put_back<State>(job: Job<State>) {
 /// The piece could not be read, and nothing more is tried.
 pub(super) fn read_failed(job: Job<Claimed>, errno: c_int) {
     let retries = job.engine.shared.lock().retries;
-    record(&job.engine, Side::Backing, job.run.piece, errno);
+    record(&job.engine, Side::Backing, "read", job.run.piece, errno);
     match job.engine.policy.on_read_error {
         OnReadError::Stop => job.engine.mapping.regions.put_back(job.run.claim),
         OnReadError::Skip => put_aside(&job, job.run.claim, retries),
@@ -127,7 +127,16 @@ pub(super) fn read_failed(job: Job<Claimed>, errno: c_int) {
 
 /// The part could not be written.
 pub(super) fn write_failed(job: Job<Ready>, errno: c_int) {
-    record(&job.engine, Side::Clone, job.state.part.range, errno);
+    clone_failed("write", job.state.part.range, job, errno);
+}
+
+/// What the clone has could not be read, without which the piece can't be written.
+pub(super) fn merge_failed(job: Job<Fetched>, errno: c_int) {
+    clone_failed("read", job.run.piece, job, errno);
+}
+
+fn clone_failed<State>(what: &str, range: Range, job: Job<State>, errno: c_int) {
+    record(&job.engine, Side::Clone, what, range, errno);
     job.engine.mapping.regions.put_back(job.run.claim);
     end(job);
 }
@@ -147,19 +156,17 @@ fn end<State>(job: Job<State>) {
     job.engine.put_home(job.slot);
 }
 
-/// A piece of a job has failed, or a user's write to the clone. Its regions are given back after
-/// this: who sees that no job is in flight any more sees all errors, too. Context: process.
-pub(super) fn record(engine: &Arc<Engine>, side: Side, piece: Range, errno: c_int) {
+/// A piece of a job has failed, or a user's write to the clone; `what` says how. Its regions are
+/// given back after this: who sees that no job is in flight any more sees all errors, too. Context:
+/// process.
+pub(super) fn record(engine: &Arc<Engine>, side: Side, what: &str, piece: Range, errno: c_int) {
     let mapping = &engine.mapping;
-    let (what, device, sector) = match side {
-        Side::Backing => {
-            let sector = mapping.geometry.backing_sector(piece);
-            ("read", &mapping.legs.backing, sector)
-        }
-        Side::Clone => {
-            let sector = mapping.geometry.clone_sector(piece);
-            ("write", &mapping.legs.clone, sector)
-        }
+    let (device, sector) = match side {
+        Side::Backing => (
+            &mapping.legs.backing,
+            mapping.geometry.backing_sector(piece),
+        ),
+        Side::Clone => (&mapping.legs.clone, mapping.geometry.clone_sector(piece)),
     };
     if engine.may_log() {
         pr_err!(

@@ -8,7 +8,11 @@ use super::{
 };
 use crate::{
     abstractions::{device_mapper::Text, mm},
-    mapping::{geometry::Range, region::RegionMap, Mode},
+    mapping::{
+        geometry::{Geometry, Range},
+        region::RegionMap,
+        Mode,
+    },
 };
 use kernel::{prelude::*, sync::Arc};
 
@@ -29,8 +33,9 @@ pub(crate) enum Refused {
 
 impl Engine {
     /// The most memory that a target may take, in bytes: an eighth of the machine's.
-    pub(crate) fn fits_memory(pipeline: Pipeline, regions: u64) -> bool {
-        let bytes = pipeline.bytes().saturating_add(RegionMap::bytes(regions));
+    pub(crate) fn fits_memory(pipeline: Pipeline, geometry: &Geometry) -> bool {
+        let bytes = pipeline.bytes(geometry);
+        let bytes = bytes.saturating_add(RegionMap::bytes(geometry.regions()));
         bytes <= mm::total_memory() / 8
     }
 
@@ -194,13 +199,13 @@ impl Engine {
             }
             change(shared.pool.pipeline())
         };
-        if !Self::fits_memory(pipeline, self.mapping.geometry.regions()) {
+        if !Self::fits_memory(pipeline, &self.mapping.geometry) {
             return Err(Refused::NoMemory);
         }
         loop {
             let (missing, generation) = self.shared.lock().pool.missing(pipeline);
             let mut slots = pipeline
-                .slots(generation, missing, self.mapping.legs.block, &self.jobs)
+                .slots(generation, missing, &self.mapping.geometry, &self.jobs)
                 .map_err(|_| Refused::NoMemory)?;
             // For those that will be of no use, and as the pool's own room.
             slots

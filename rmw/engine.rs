@@ -202,7 +202,7 @@ impl Copier for Engine {
     }
 
     fn clone_failed(self: Arc<Self>, range: Range, errno: c_int) {
-        complete::record(&self, Side::Clone, range, errno);
+        complete::record(&self, Side::Clone, "write", range, errno);
     }
 }
 
@@ -224,7 +224,7 @@ impl Engine {
         let jobs = Arc::new(OwnedQueue::new(&jobs_name, JOBS_AT_WORK)?, GFP_KERNEL)?;
         // What flushes needs next to no memory.
         let flusher = Pipeline { depth: 1, batch: 8 }
-            .slots(0, 1, 1, &queue)?
+            .slots(0, 1, &mapping.geometry, &queue)?
             .pop();
         let shared = Shared {
             gate: Gate::Shut,
@@ -232,7 +232,7 @@ impl Engine {
             armed: false,
             suspend: Suspend::Flush,
             ended_writes: None,
-            pool: Pool::new(pipeline, mapping.legs.block, &jobs)?,
+            pool: Pool::new(pipeline, &mapping.geometry, &jobs)?,
             plan: Plan::new()?,
             pace: Pace::new(rate),
             cursor: u64::MAX,

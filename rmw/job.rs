@@ -21,7 +21,8 @@ use kernel::{prelude::*, sync::Arc};
 
 /// The job has claimed regions; its memory holds nothing.
 pub(super) struct Claimed;
-/// The memory holds what the piece has on the backing device, but not yet all that is wanted.
+/// The memory holds what the piece has on the backing device, or zeroes for it, but not yet all
+/// that is wanted.
 pub(super) struct Fetched;
 /// The memory holds what the piece has on the backing device.
 pub(super) struct Filled {
@@ -67,8 +68,10 @@ pub(super) struct Run {
     pub(super) piece: Range,
     /// Those that are still to be copied after that.
     pub(super) rest: Option<Range>,
-    /// Whether what the clone has is read, too.
+    /// Whether what the clone has is read, too, to be compared.
     pub(super) compares: bool,
+    /// Whether the piece can't be read, and zeroes are written for it.
+    pub(super) fills: bool,
     /// How much is read at a time, since something could not be.
     pub(super) narrow: Narrow,
     /// Where something could not be read.
@@ -111,19 +114,15 @@ impl Job<Claimed> {
             hold,
         } = claimed;
         let compares = engine.policy.delta && !doubted;
-        let size = if compares {
-            slot.batch().min(slot.half())
-        } else {
-            slot.batch()
-        };
-        let narrow = Narrow::new(size);
-        let range = engine.mapping.geometry.sectors(claim.span);
-        let (piece, rest) = range.split(narrow.step());
+        let narrow = Narrow::new(slot.most(compares));
+        let geometry = &engine.mapping.geometry;
+        let (piece, rest) = geometry.cut(geometry.sectors(claim.span), narrow.step());
         let run = Run {
             claim,
             piece,
             rest,
             compares,
+            fills: false,
             narrow,
             bad: None,
             priority,
@@ -150,23 +149,19 @@ impl Job<Claimed> {
 
     /// Less of the piece is to be read.
     pub(super) fn with_less(mut self) -> Self {
-        let (piece, left) = self.run.piece.split(self.run.narrow.step());
+        let geometry = &self.engine.mapping.geometry;
+        let (piece, left) = geometry.cut(self.run.piece, self.run.narrow.step());
         self.run.rest = left.map_or(self.run.rest, |left| Some(left.joined(self.run.rest)));
         self.run.piece = piece;
         self
     }
 
-    /// The memory holds zeroes for the piece, which can't be read.
-    pub(super) fn ready_to_fill(self) -> Job<Ready> {
-        let part = Part {
-            range: self.run.piece,
-            action: Action::Fill,
-        };
-        self.at(Ready {
-            part,
-            left: None,
-            compares: false,
-        })
+    /// The piece can't be read: zeroes are written for it.
+    pub(super) fn fill(mut self) {
+        let end = self.place(self.run.piece) + self.run.piece.len();
+        self.slot.as_mut().bio_mut().memory_mut().clear(end);
+        self.run.fills = true;
+        fetched(self.at(Fetched));
     }
 }
 
@@ -223,6 +218,23 @@ impl Job<Ready> {
 }
 
 impl<State> Job<State> {
+    /// Where a part of the piece is in the memory, in sectors.
+    pub(super) fn place(&self, part: Range) -> u64 {
+        let blocks = self.engine.mapping.geometry.backing_blocks(self.run.piece);
+        blocks.lead + (part.start() - self.run.piece.start())
+    }
+
+    /// Where what the clone has there is in it, if it was read.
+    pub(super) fn place_on_clone(&self, part: Range) -> u64 {
+        let blocks = self.engine.mapping.geometry.clone_blocks(self.run.piece);
+        self.slot.half() + blocks.lead + (part.start() - self.run.piece.start())
+    }
+
+    /// Whether the piece is a part of a logical block of the clone, to be merged into that.
+    pub(super) fn merges(&self) -> bool {
+        self.engine.mapping.geometry.is_part(self.run.piece)
+    }
+
     /// The same job in another state; the caller knows that it is in that.
     fn at<Other>(self, state: Other) -> Job<Other> {
         Job {
@@ -239,7 +251,9 @@ impl<State> Job<State> {
             return Next::End(self.at(Claimed));
         };
         let mut job = self.at(Claimed);
-        (job.run.piece, job.run.rest) = rest.split(job.run.narrow.step());
+        let geometry = &job.engine.mapping.geometry;
+        (job.run.piece, job.run.rest) = geometry.cut(rest, job.run.narrow.step());
+        job.run.fills = false;
         Next::Piece(job)
     }
 }
@@ -309,17 +323,21 @@ pub(super) fn go_on(slot: Pin<KBox<Slot>>, flight: Flight) {
     match task {
         Task::Read(_) if status.is_ok() => fetched(job.at(Fetched)),
         Task::Read(_) => read::failed(job.at(Claimed), status),
-        // Without it all is written, which is how a disk repairs what it can't read.
-        Task::ReadClone(_) => filled(job.at(Fetched).filled(status.is_ok())),
+        Task::ReadClone(_) if status.is_ok() => {
+            let compares = run.compares && !run.fills;
+            filled(job.at(Fetched).filled(compares));
+        }
+        Task::ReadClone(_) => read::clone_failed(job.at(Fetched), status),
         Task::Write(_, state) if status.is_ok() => done(job.at(state)),
         Task::Write(_, state) => write::failed(job.at(state), status),
         Task::Flush | Task::Look(..) => {}
     }
 }
 
-/// The piece was read.
+/// The piece was read, or cleared.
 fn fetched(job: Job<Fetched>) {
-    if !job.run.compares {
+    let compares = job.run.compares && !job.run.fills;
+    if !compares && !job.merges() {
         filled(job.filled(false));
     } else if job.engine.is_barred() {
         complete::put_back(job);

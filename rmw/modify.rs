@@ -50,22 +50,26 @@ impl Block<'_> {
 pub(super) fn modify(job: Job<Filled>) -> Job<Ready> {
     let Filled { left, compares } = job.state;
     let engine = &job.engine;
+    if job.run.fills {
+        return job.ready(left.len(), Action::Fill);
+    }
     let delta: Option<&dyn Modify> = if compares { Some(&Delta) } else { None };
-    let zeroes = engine.policy.sparse && engine.writes_zeroes();
+    let zeroes = engine.policy.sparse && engine.writes_zeroes() && !job.merges();
     let sparse: Option<&dyn Modify> = if zeroes { Some(&Sparse) } else { None };
     if delta.is_none() && sparse.is_none() {
         // There is nothing to be looked at.
         return job.ready(left.len(), copy::ACTION);
     }
-    let on_clone = engine.mapping.geometry.clone_sector(left);
-    let block = BLOCK.max(engine.mapping.legs.clone.logical_block_sectors().into());
-    let before = left.start() - job.run.piece.start();
+    let geometry = &engine.mapping.geometry;
+    let on_clone = geometry.clone_sector(left);
+    let block = BLOCK.max(geometry.clone_block());
+    let (place, place_on_clone) = (job.place(left), job.place_on_clone(left));
     let (sectors, action) = first_part(on_clone, left.len(), block, |from, sectors| {
         let block = Block {
             memory: job.slot.memory(),
-            at: before + from,
+            at: place + from,
             sectors,
-            on_clone: job.slot.half() + before + from,
+            on_clone: place_on_clone + from,
         };
         let mut fillings = [delta, sparse].into_iter().flatten();
         fillings

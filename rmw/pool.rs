@@ -3,9 +3,12 @@
 //! The slots: how many there are, and which of them are at home.
 
 use super::slot::Slot;
-use crate::abstractions::{
-    bio::{BioSet, SECTOR_SIZE},
-    workqueue::OwnedQueue,
+use crate::{
+    abstractions::{
+        bio::{BioSet, SECTOR_SIZE},
+        workqueue::OwnedQueue,
+    },
+    mapping::geometry::Geometry,
 };
 use kernel::{pr_warn_once, prelude::*, sync::Arc};
 
@@ -32,23 +35,23 @@ impl Pipeline {
     pub(crate) const BATCH_UNIT: u32 = 8;
 
     /// The memory that the jobs have, in bytes.
-    pub(crate) fn bytes(self) -> u64 {
-        u64::from(self.depth) * u64::from(self.batch) * SECTOR_SIZE as u64
+    pub(super) fn bytes(self, geometry: &Geometry) -> u64 {
+        let (_, sectors) = Slot::sizes(self.batch, geometry);
+        u64::from(self.depth) * sectors * SECTOR_SIZE as u64
     }
 
-    /// Allocates `count` slots of a generation, for logical blocks of `block` sectors. Context:
-    /// process, may sleep. Errors: `ENOMEM`.
+    /// Allocates `count` slots of a generation. Context: process, may sleep. Errors: `ENOMEM`.
     pub(super) fn slots(
         self,
         generation: u64,
         count: u32,
-        block: u32,
+        geometry: &Geometry,
         queue: &Arc<OwnedQueue>,
     ) -> Result<KVec<Pin<KBox<Slot>>>> {
         let set = Arc::pin_init(BioSet::new(count), GFP_KERNEL)?;
         let mut slots = KVec::with_capacity(count as usize, GFP_KERNEL)?;
         for _ in 0..count {
-            let slot = Slot::new(queue.clone(), set.clone(), self.batch, block, generation)?;
+            let slot = Slot::new(queue.clone(), set.clone(), self.batch, geometry, generation)?;
             slots.push_within_capacity(slot).map_err(|_| ENOMEM)?;
         }
         Ok(slots)
@@ -70,9 +73,13 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Allocates a full pool. Errors: `ENOMEM`.
-    pub(super) fn new(pipeline: Pipeline, block: u32, queue: &Arc<OwnedQueue>) -> Result<Self> {
+    pub(super) fn new(
+        pipeline: Pipeline,
+        geometry: &Geometry,
+        queue: &Arc<OwnedQueue>,
+    ) -> Result<Self> {
         let mut home = KVec::with_capacity(Pipeline::MAX_DEPTH as usize, GFP_KERNEL)?;
-        for slot in pipeline.slots(0, pipeline.depth, block, queue)? {
+        for slot in pipeline.slots(0, pipeline.depth, geometry, queue)? {
             home.push_within_capacity(slot).map_err(|_| ENOMEM)?;
         }
         Ok(Self {

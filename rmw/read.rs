@@ -7,18 +7,18 @@ use super::{
     complete,
     engine::OnReadError,
     job::{self, Claimed, Fetched, Job},
-    write,
 };
 use crate::abstractions::bio::Status;
 use kernel::error::Error;
 
-/// Begins to read the job's piece. Context: process, may wait for a request.
+/// Begins to read the job's piece, as whole logical blocks. Context: process, may wait for a
+/// request.
 pub(super) fn submit(mut job: Job<Claimed>) {
     let run = job.run;
     let mapping = &job.engine.mapping;
-    let sector = mapping.geometry.backing_sector(run.piece);
+    let blocks = mapping.geometry.backing_blocks(run.piece);
     let bio = job.slot.as_mut().bio_mut();
-    match bio.prepare_read(&mapping.legs.backing, sector, (0, run.piece.len())) {
+    match bio.prepare_read(&mapping.legs.backing, blocks.sector, (0, blocks.sectors)) {
         Ok(()) => {
             bio.set_priority(run.priority);
             job.submit_read();
@@ -27,44 +27,55 @@ pub(super) fn submit(mut job: Job<Claimed>) {
     }
 }
 
-/// Begins to read what the clone has of the piece. Nobody else writes there: the regions are
-/// claimed. Context: process, may wait for a request.
+/// Begins to read what the clone has of the piece, as whole logical blocks. Nobody else writes
+/// there: the regions are claimed, and no block belongs to two. Context: process, may wait for a
+/// request.
 pub(super) fn submit_clone(mut job: Job<Fetched>) {
     let run = job.run;
     let mapping = &job.engine.mapping;
-    let sector = mapping.geometry.clone_sector(run.piece);
+    let blocks = mapping.geometry.clone_blocks(run.piece);
     let half = job.slot.half();
     let bio = job.slot.as_mut().bio_mut();
-    match bio.prepare_read(&mapping.legs.clone, sector, (half, run.piece.len())) {
+    match bio.prepare_read(&mapping.legs.clone, blocks.sector, (half, blocks.sectors)) {
         Ok(()) => {
             bio.set_priority(run.priority);
             job.submit_read();
         }
-        Err(_) => job::filled(job.filled(false)),
+        Err(_) => clone_failed(job, Status::IO_ERROR),
     }
 }
 
-/// The piece could not be read. With `on_read_error skip` that is narrowed down to logical blocks
-/// (of the device with the larger ones, as all else is to be written), unless it is not the
-/// medium's fault.
+/// What the clone has could not be read. Where it was to be compared all is written, which is how a
+/// disk repairs what it can't read; a part of a block can't be.
+pub(super) fn clone_failed(job: Job<Fetched>, status: Status) {
+    if job.merges() {
+        complete::merge_failed(job, status.to_errno());
+    } else {
+        job::filled(job.filled(false));
+    }
+}
+
+/// The piece could not be read. With `on_read_error skip` that is narrowed down to logical blocks,
+/// unless it is not the medium's fault.
 pub(super) fn failed(mut job: Job<Claimed>, status: Status) {
     let errno = status.to_errno();
     let skips = job.engine.policy.on_read_error == OnReadError::Skip;
-    if !skips || [Status::OFFLINE, Status::TRANSPORT].contains(&status) {
+    if !skips || !status.is_about_medium() {
         return complete::read_failed(job, errno);
     }
     if job.engine.is_barred() || job.engine.has_paused() {
         return complete::put_back(job);
     }
     let piece = job.run.piece;
-    let block = job.engine.mapping.legs.block.into();
-    if !job.run.narrow.failed(piece.len(), piece.end(), block) {
+    let geometry = &job.engine.mapping.geometry;
+    let read = geometry.backing_blocks(piece).sectors;
+    if !(job.run.narrow).failed(read, piece.end(), geometry.backing_block()) {
         return submit(job.with_less());
     }
     complete::found_bad(&mut job, errno);
-    if !job.engine.policy.fill_bad {
-        return job::go_on_with(job.next_piece());
+    if job.engine.policy.fill_bad {
+        job.fill();
+    } else {
+        job::go_on_with(job.next_piece());
     }
-    job.slot.as_mut().bio_mut().memory_mut().clear(piece.len());
-    write::submit(job.ready_to_fill());
 }

@@ -3,9 +3,12 @@
 //! The memory of a job: allocated once, used for one job after another.
 
 use super::job::{self, Flight};
-use crate::abstractions::{
-    bio::{BioOwner, BioSet, BufferedBio, Memory, Status},
-    workqueue::{enqueue, OwnedQueue, QueuedItem},
+use crate::{
+    abstractions::{
+        bio::{BioOwner, BioSet, BufferedBio, Memory, Status},
+        workqueue::{enqueue, OwnedQueue, QueuedItem},
+    },
+    mapping::geometry::Geometry,
 };
 use kernel::{
     impl_has_work, new_work, pr_warn_once,
@@ -26,8 +29,10 @@ pub(super) struct Slot {
     queue: Arc<OwnedQueue>,
     /// The most sectors of a bio.
     batch: u32,
-    /// Where the second half of its memory begins, in whole blocks.
-    half: u32,
+    /// Where the second half of its memory begins.
+    half: u64,
+    /// How much of each half is for what is read beside what is copied, see [`Geometry::slack`].
+    slack: u64,
     /// Which of the pool's generations it belongs to.
     generation: u64,
     bio: BufferedBio,
@@ -40,24 +45,25 @@ impl_has_work! {
 }
 
 impl Slot {
-    /// Allocates a slot for bios of up to `batch` sectors, with room for two logical blocks of
-    /// `block` sectors. Errors: `ENOMEM`.
+    /// Allocates a slot for bios of up to `batch` sectors, with room for a logical block of either
+    /// device in each half of the memory. Errors: `ENOMEM`.
     pub(super) fn new(
         queue: Arc<OwnedQueue>,
         set: Arc<BioSet>,
         batch: u32,
-        block: u32,
+        geometry: &Geometry,
         generation: u64,
     ) -> Result<Pin<KBox<Self>>> {
-        let memory = batch.max(2 * block);
-        let bio = BufferedBio::new(set, memory)?;
+        let block = block_of(geometry);
+        let (slack, memory) = Self::sizes(batch, geometry);
+        let bio = BufferedBio::new(set, u32::try_from(memory)?)?;
         KBox::pin_init(
             pin_init!(Self {
                 work <- new_work!("dm_clone_rs::Slot::work"),
                 queue,
                 batch,
-                // A logical block is a power of two.
-                half: (memory / 2) & block.wrapping_neg(),
+                half: (memory / 2) & !(block - 1),
+                slack,
                 generation,
                 bio,
                 flight: None,
@@ -66,19 +72,33 @@ impl Slot {
         )
     }
 
+    /// How much of each half is slack, and how large all of the memory is, in sectors.
+    pub(super) fn sizes(batch: u32, geometry: &Geometry) -> (u64, u64) {
+        let block = block_of(geometry);
+        let slack = geometry.slack().next_multiple_of(block);
+        let memory = (u64::from(batch) + slack).max(2 * (block + slack));
+        (slack, memory)
+    }
+
     /// Which of the pool's generations it belongs to.
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// The most sectors of a bio.
-    pub(super) fn batch(&self) -> u64 {
-        self.batch.into()
+    /// The most sectors that are copied at a time; fewer where the second half of the memory is
+    /// for what the clone has. At least a logical block of either device.
+    pub(super) fn most(&self, compares: bool) -> u64 {
+        let batch = self.batch.into();
+        if compares {
+            (self.half - self.slack).min(batch)
+        } else {
+            batch
+        }
     }
 
     /// Where the second half of its memory begins, in sectors.
     pub(super) fn half(&self) -> u64 {
-        self.half.into()
+        self.half
     }
 
     /// The memory, to be looked at.
@@ -95,6 +115,11 @@ impl Slot {
     pub(super) fn set_flight(self: Pin<&mut Self>, flight: Flight) {
         *self.project().flight = Some(flight);
     }
+}
+
+/// The larger one of both devices' logical blocks, which are powers of two.
+fn block_of(geometry: &Geometry) -> u64 {
+    geometry.backing_block().max(geometry.clone_block())
 }
 
 impl BioOwner for Slot {

@@ -6,21 +6,28 @@ use super::{
     complete,
     job::{Action, Job, Ready},
 };
-use crate::abstractions::bio::Status;
+use crate::{abstractions::bio::Status, mapping::geometry::Blocks};
 use kernel::error::Error;
 
-/// Begins to write the job's part. Context: process, may wait for a request.
+/// Begins to write the job's part. One that is less than a block of the clone is put into what that
+/// has, which was read, and the whole block is written. Context: process, may wait for a request.
 pub(super) fn submit(mut job: Job<Ready>) {
     let (run, part) = (job.run, job.state.part);
     let mapping = &job.engine.mapping;
     let clone = &mapping.legs.clone;
-    let sector = mapping.geometry.clone_sector(part.range);
-    let sectors = part.range.len();
-    let skipped = part.range.start() - run.piece.start();
+    let Blocks {
+        sector, sectors, ..
+    } = mapping.geometry.clone_blocks(part.range);
+    let (place, half) = (job.place(part.range), job.slot.half());
+    let merged = job.merges().then(|| job.place_on_clone(part.range));
     let bio = job.slot.as_mut().bio_mut();
-    let prepared = match part.action {
-        Action::Zero => bio.prepare_zeroes(clone, sector, sectors),
-        _ => bio.prepare_write(clone, sector, (skipped, sectors)),
+    let prepared = match (part.action, merged) {
+        (Action::Zero, None) => bio.prepare_zeroes(clone, sector, sectors),
+        (_, None) => bio.prepare_write(clone, sector, (place, sectors)),
+        (_, Some(to)) => {
+            bio.memory_mut().copy(place, to, part.range.len());
+            bio.prepare_write(clone, sector, (half, sectors))
+        }
     };
     match prepared {
         Ok(()) => {

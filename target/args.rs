@@ -67,6 +67,19 @@ impl<'a> Refusal<'a> {
     }
 }
 
+impl From<GeometryError> for Refusal<'static> {
+    fn from(error: GeometryError) -> Self {
+        match error {
+            GeometryError::Overflow => Self::new(c"Offset plus length overflows", b"offset"),
+            GeometryError::RegionSize => Self::new(c"Invalid region size", b"region_size"),
+            GeometryError::TooManyRegions => Self::new(
+                c"Too many regions: region_size is too small",
+                b"region_size",
+            ),
+        }
+    }
+}
+
 /// A parsed table line.
 pub(super) struct Table<'a> {
     pub(super) backing: &'a CStr,
@@ -87,14 +100,7 @@ impl Table<'_> {
             self.clone_offset,
             region_size,
         )
-        .map_err(|error| match error {
-            GeometryError::Overflow => Refusal::new(c"Offset plus length overflows", b"offset"),
-            GeometryError::RegionSize => Refusal::new(c"Invalid region size", b"region_size"),
-            GeometryError::TooManyRegions => Refusal::new(
-                c"Too many regions: region_size is too small",
-                b"region_size",
-            ),
-        })
+        .map_err(Refusal::from)
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn open(
     check.backing(&backing)?;
     check.clone(&clone)?;
     if check.mirrors {
-        check_mirror(&backing, &clone).map_err(|text| {
+        check_mirror(&backing).map_err(|text| {
             pr_err!("{}: mode mirror: {}: {}\n", check.name, *clone, text);
             CtrError::invalid(text)
         })?;
@@ -73,15 +73,10 @@ fn prepare_cache(ti: &Constructor<'_>, clone: &BlockDevice) -> Result<(), CtrErr
 /// What a twin of an encrypted write would be is the plain text.
 const CANNOT_ENCRYPT: &CStr = c"Mode mirror is not possible with a device that encrypts inline";
 
-/// Whether the clone can take the writes of the backing device as they come.
-pub(super) fn check_mirror(
-    backing: &BlockDevice,
-    clone: &BlockDevice,
-) -> Result<(), &'static CStr> {
+/// Whether writes may go to a second device, too.
+pub(super) fn check_mirror(backing: &BlockDevice) -> Result<(), &'static CStr> {
     if backing.encrypts_inline() {
         Err(CANNOT_ENCRYPT)
-    } else if clone.logical_block_size() > backing.logical_block_size() {
-        Err(c"Mode mirror needs a clone with logical blocks no larger than the backing device's")
     } else {
         Ok(())
     }
@@ -166,19 +161,7 @@ impl Check<'_> {
             self.batch,
             clone,
             c"batch is not a multiple of the clone device's logical block",
-        )?;
-        for (what, sectors) in [
-            ("offset", self.geometry.clone_start()),
-            ("length", self.geometry.len()),
-        ] {
-            self.whole_blocks(
-                what,
-                sectors,
-                clone,
-                c"Clone range is not made of whole logical blocks",
-            )?;
-        }
-        Ok(())
+        )
     }
 
     fn fits(
@@ -189,9 +172,11 @@ impl Check<'_> {
         text: &'static CStr,
     ) -> Result<(), CtrError> {
         let len = self.geometry.len();
+        let block = u64::from(device.logical_block_sectors());
         let size = device.nr_sectors();
         // No overflow: the geometry was checked.
-        if start + len <= size {
+        let fits = |end: u64| end <= size;
+        if fits(start + len) && fits((start + len).next_multiple_of(block)) {
             return Ok(());
         }
         pr_err!(

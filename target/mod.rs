@@ -70,6 +70,12 @@ impl Target for CloneTarget {
             .geometry(ti.begin(), ti.len())
             .map_err(|refusal| refusal.log(name))?;
         let (backing, clone) = devices::open(ti, &table, &geometry)?;
+        let geometry = geometry
+            .on_blocks(
+                backing.logical_block_sectors(),
+                clone.logical_block_sectors(),
+            )
+            .map_err(|error| args::Refusal::from(error).log(name))?;
         let options = table.options;
         check_memory(name, &geometry, &options)?;
         let queue_name = CString::try_from_fmt(fmt!("clone-rs/{name}"))?;
@@ -112,6 +118,29 @@ impl Target for CloneTarget {
         // They have each other until `dtr`, which is called from here on.
         target.mapping.set_copier(target.engine.clone());
         Ok(target)
+    }
+
+    /// Not where another target has the rest of one of the clone's blocks: both would write all of
+    /// it. What is live of the same device is to go when this one comes.
+    fn check_beside(&self, other: &Self) -> Result<(), CtrError> {
+        let goes = other.name == self.name && other.live.load(Relaxed);
+        let shares = self
+            .mapping
+            .geometry
+            .shares_a_block(&other.mapping.geometry);
+        if goes || !shares || !self.clone.is(&other.clone) {
+            return Ok(());
+        }
+        pr_err!(
+            "{}: {} clones to a part of the same logical block of {}\n",
+            self.name,
+            other.name,
+            *self.clone
+        );
+        Err(CtrError {
+            text: c"Another target clones to a part of the same logical block",
+            errno: EBUSY,
+        })
     }
 
     fn dtr(&self) {
@@ -237,7 +266,7 @@ impl CloneTarget {
     fn check_mode(&self, mode: Mode) -> Result<(), &'static CStr> {
         match mode {
             Mode::Track => Ok(()),
-            Mode::Mirror => devices::check_mirror(&self.backing, &self.clone),
+            Mode::Mirror => devices::check_mirror(&self.backing),
         }
     }
 
@@ -256,7 +285,7 @@ impl CloneTarget {
 /// Refuses what would take more than an eighth of the machine's memory.
 fn check_memory(name: DeviceName, geometry: &Geometry, options: &Options) -> Result<(), CtrError> {
     let pipeline = options.pipeline;
-    if Engine::fits_memory(pipeline, geometry.regions()) {
+    if Engine::fits_memory(pipeline, geometry) {
         return Ok(());
     }
     pr_err!(

@@ -23,7 +23,7 @@ pub(crate) use memory::test_memory;
 pub(crate) use memory::Memory;
 pub(crate) use set::BioSet;
 pub(crate) use submit::{submit, BioOwner, OwnBio};
-pub(crate) use twin::TwinBio;
+pub(crate) use twin::{Manner, TwinBio};
 
 use crate::abstractions::bindings;
 use kernel::prelude::*;
@@ -82,11 +82,10 @@ impl Status {
     pub(crate) const TARGET: Self = Self(bindings::BLK_STS_TARGET);
     /// `BLK_STS_INVAL`: the device can't take it in this shape.
     pub(crate) const INVALID: Self = Self(bindings::BLK_STS_INVAL);
-
     /// `BLK_STS_TRANSPORT`: there is no way to the device.
-    pub(crate) const TRANSPORT: Self = Self(bindings::BLK_STS_TRANSPORT);
+    const TRANSPORT: Self = Self(bindings::BLK_STS_TRANSPORT);
     /// `BLK_STS_OFFLINE`: there is no device any more, or somebody has switched it off.
-    pub(crate) const OFFLINE: Self = Self(bindings::BLK_STS_OFFLINE);
+    const OFFLINE: Self = Self(bindings::BLK_STS_OFFLINE);
 
     /// The value for C.
     pub(super) fn raw(self) -> kernel::bindings::blk_status_t {
@@ -102,6 +101,12 @@ impl Status {
     #[inline]
     pub(crate) fn is_ok(self) -> bool {
         self.0 == 0
+    }
+
+    /// Whether a failure may be that of a place on the medium: not where the device can't be reached
+    /// at all.
+    pub(crate) fn is_about_medium(self) -> bool {
+        ![Self::TRANSPORT, Self::OFFLINE].contains(&self)
     }
 
     /// The errno for it, 0 where it succeeded (`blk_status_to_errno`).

@@ -4,7 +4,10 @@
 
 use crate::{
     abstractions::bio::{Priority, Status},
-    mapping::{geometry::Range, Difference},
+    mapping::{
+        geometry::{Blocks, Range},
+        Difference,
+    },
     rmw::{
         complete,
         engine::{Engine, Gate, Shared},
@@ -74,8 +77,8 @@ impl Job {
         round: u64,
         priority: Priority,
     ) -> Self {
-        let narrow = Narrow::new(slot.batch().min(slot.half()));
-        let (piece, rest) = range.split(narrow.step());
+        let narrow = Narrow::new(slot.most(true));
+        let (piece, rest) = engine.mapping.geometry.cut(range, narrow.step());
         let look = Look {
             round,
             piece,
@@ -102,22 +105,26 @@ impl Job {
         self.read_device(Side::Backing);
     }
 
-    /// The backing device's sectors go to the first half of the memory, the clone's to the other.
+    /// The blocks of a device that hold the piece, and where they are in the memory: those of the
+    /// backing device in the first half, the clone's in the other one.
+    fn blocks(&self, side: Side) -> (Blocks, u64) {
+        let geometry = &self.engine.mapping.geometry;
+        match side {
+            Side::Backing => (geometry.backing_blocks(self.look.piece), 0),
+            Side::Clone => (geometry.clone_blocks(self.look.piece), self.slot.half()),
+        }
+    }
+
     fn read_device(mut self, side: Side) {
+        let (blocks, place) = self.blocks(side);
         let Self { slot, engine, look } = &mut self;
-        let mapping = &engine.mapping;
-        let (device, sector, place) = match side {
-            Side::Backing => {
-                let sector = mapping.geometry.backing_sector(look.piece);
-                (&mapping.legs.backing, sector, 0)
-            }
-            Side::Clone => {
-                let sector = mapping.geometry.clone_sector(look.piece);
-                (&mapping.legs.clone, sector, slot.half())
-            }
+        let legs = &engine.mapping.legs;
+        let device = match side {
+            Side::Backing => &legs.backing,
+            Side::Clone => &legs.clone,
         };
         let bio = slot.as_mut().bio_mut();
-        match bio.prepare_read(device, sector, (place, look.piece.len())) {
+        match bio.prepare_read(device, blocks.sector, (place, blocks.sectors)) {
             Ok(()) => {
                 // Users wait for it.
                 bio.set_priority(match look.hold {
@@ -157,9 +164,12 @@ impl Job {
 
     /// Whether both devices have the same in a part of the piece.
     fn is_same(&self, part: Range) -> bool {
-        let at = part.start() - self.look.piece.start();
-        let half = self.slot.half();
-        (self.slot.memory()).is_same(at, half + at, part.len())
+        let place = |side| {
+            let (blocks, place) = self.blocks(side);
+            place + blocks.lead + (part.start() - self.look.piece.start())
+        };
+        let (backing, clone) = (place(Side::Backing), place(Side::Clone));
+        self.slot.memory().is_same(backing, clone, part.len())
     }
 
     /// A part of the piece differs, and shall not. Each sector that does is told.
@@ -255,14 +265,20 @@ impl Job {
             return self.give_up();
         }
         let piece = self.look.piece;
-        if [Status::OFFLINE, Status::TRANSPORT].contains(&status) {
+        if !status.is_about_medium() {
             self.note(side, piece, status.to_errno());
             self.engine.shared.lock().verify.stop();
             return self.give_up();
         }
-        let block = self.engine.mapping.legs.block.into();
-        if !self.look.narrow.failed(piece.len(), piece.end(), block) {
-            let (piece, left) = piece.split(self.look.narrow.step());
+        let geometry = &self.engine.mapping.geometry;
+        let block = match side {
+            Side::Backing => geometry.backing_block(),
+            Side::Clone => geometry.clone_block(),
+        };
+        let read = self.blocks(side).0.sectors;
+        if !self.look.narrow.failed(read, piece.end(), block) {
+            let geometry = &self.engine.mapping.geometry;
+            let (piece, left) = geometry.cut(piece, self.look.narrow.step());
             self.look.rest = left.map_or(self.look.rest, |left| Some(left.joined(self.look.rest)));
             self.look.piece = piece;
             return self.read();
@@ -314,7 +330,8 @@ impl Job {
         self.look.in_vain = 0;
         match self.look.rest {
             Some(rest) => {
-                (self.look.piece, self.look.rest) = rest.split(self.look.narrow.step());
+                let geometry = &self.engine.mapping.geometry;
+                (self.look.piece, self.look.rest) = geometry.cut(rest, self.look.narrow.step());
                 self.read();
             }
             None => self.end(),

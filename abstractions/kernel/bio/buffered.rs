@@ -2,8 +2,11 @@
 
 //! A bio of our own, with the memory that it reads into and writes from.
 
-use super::{BioSet, Memory, OwnBio, SECTOR_SIZE};
-use crate::abstractions::{bindings, device_mapper::Device};
+use super::{BioSet, Manner, Memory, Op, OwnBio, SECTOR_SIZE};
+use crate::abstractions::{
+    bindings,
+    device_mapper::{BioShare, Device},
+};
 use core::ptr::NonNull;
 use kernel::{
     prelude::*,
@@ -129,6 +132,38 @@ impl BufferedBio {
         unsafe { kernel::bindings::bio_copy_data(self.bio.as_ptr(), bio.as_ptr()) };
         // SAFETY: The bio is owned.
         Ok(unsafe { (*self.bio.as_ptr()).bi_io_vec })
+    }
+
+    /// Copies the data of a user's write into the memory, after the first `skipped` sectors
+    /// (`bio_copy_data`). Errors: `EINVAL` where it has none, or there is not enough memory.
+    pub(crate) fn copy_shared(&mut self, share: &BioShare, manner: Manner, skipped: u64) -> Result {
+        if !manner.has_data() {
+            return Err(EINVAL);
+        }
+        // The shared one may be in flight: this has its data only.
+        let mut theirs: kernel::bindings::bio = pin_init::zeroed();
+        theirs.bi_iter = share.iter();
+        // SAFETY: The shared bio has its vectors until it ends.
+        theirs.bi_io_vec = unsafe { (*share.bio().as_ptr()).bi_io_vec };
+        let sectors = u64::from(theirs.bi_iter.bi_size) / SECTOR_SIZE as u64;
+        self.reset(None, 0, 0);
+        self.add_memory((skipped, sectors))?;
+        // SAFETY: Both have memory for so many bytes, and neither is in flight. Nothing but the
+        // vectors and the iterators is looked at.
+        unsafe { kernel::bindings::bio_copy_data(self.bio.as_ptr(), &mut theirs) };
+        Ok(())
+    }
+
+    /// Has the bio, once it is prepared as a write, be as urgent as a user's, and force its data to
+    /// the medium where that one does, or with `fua`; a read gets the priority only.
+    pub(crate) fn set_manner(&mut self, manner: Manner, fua: bool) {
+        let Manner { opf, priority } = manner;
+        // SAFETY: The bio is owned and not in flight.
+        let bio = unsafe { &mut *self.bio.as_ptr() };
+        bio.bi_ioprio = priority;
+        if Op::from_opf(bio.bi_opf) == Op::Write {
+            bio.bi_opf |= opf | if fua { bindings::REQ_FUA } else { 0 };
+        }
     }
 
     /// Begins anew (`bio_reset`), and adds a part of the memory. Errors: `EINVAL` for no sectors,

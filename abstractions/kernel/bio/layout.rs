@@ -28,6 +28,12 @@ impl MemoryLayout {
         self.alignment & !other.alignment != 0 || self.boundary & !other.boundary != 0
     }
 
+    /// Whether pieces must not have gaps between them: where one is split that has, its parts are no
+    /// whole logical blocks of a device with larger ones.
+    pub(crate) fn has_boundary(self) -> bool {
+        self.boundary != 0
+    }
+
     /// Whether a bio's data lies like that. It may say no for what the block layer would split.
     ///
     /// # Safety

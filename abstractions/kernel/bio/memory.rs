@@ -206,6 +206,23 @@ impl Memory {
         }
     }
 
+    /// Copies `sectors` sectors, after the first `from` ones, to after the first `to` ones, a
+    /// sector after the other; those that there are not are left out.
+    pub(crate) fn copy(&mut self, from: u64, to: u64, sectors: u64) {
+        for sector in 0..sectors {
+            let mut data = [0; SECTOR_WORDS as usize];
+            let theirs = self.words((from + sector) * SECTOR_WORDS, SECTOR_WORDS);
+            for (word, their) in data.iter_mut().zip(theirs) {
+                *word = *their;
+            }
+            let there = theirs.len();
+            let ours = self.words_mut((to + sector) * SECTOR_WORDS);
+            for (our, word) in ours.iter_mut().zip(data).take(there) {
+                *our = word;
+            }
+        }
+    }
+
     /// The memory from a word on, as far as it is adjacent: at most `most` words, none after the
     /// end.
     fn words(&self, from: u64, most: u64) -> &[u64] {
@@ -222,6 +239,20 @@ impl Memory {
             skipped -= len;
         }
         &[]
+    }
+
+    /// The same, to be changed.
+    fn words_mut(&mut self, from: u64) -> &mut [u64] {
+        let mut skipped = from;
+        for chunk in &mut self.chunks {
+            let len = (chunk.bytes() / size_of::<u64>()) as u64;
+            if skipped < len {
+                let words = chunk.words_mut();
+                return words.get_mut(skipped as usize..).unwrap_or_default();
+            }
+            skipped -= len;
+        }
+        &mut []
     }
 }
 
@@ -302,6 +333,26 @@ mod tests {
                 && memory.is_same(61, 201, 79)
         );
         assert!(!memory.is_same(0, 10_000, 1));
+        Ok(())
+    }
+
+    #[test]
+    fn parts_are_copied() -> Result {
+        // From one chunk to another one, over the border of two.
+        let mut memory = test_memory(300)?;
+        memory.copy(3, 126, 4);
+        assert!(memory.is_same(3, 126, 4));
+        assert!(!memory.is_same(2, 125, 1) && !memory.is_same(7, 130, 1));
+        let untouched = test_memory(300)?;
+        let same = |memory: &Memory, at: u64| {
+            memory.words(at * SECTOR_WORDS, SECTOR_WORDS)
+                == untouched.words(at * SECTOR_WORDS, SECTOR_WORDS)
+        };
+        assert!((0..300).all(|at| same(&memory, at) != (126..130).contains(&at)));
+        // What there is not.
+        memory.copy(10_000, 0, 1);
+        memory.copy(0, 10_000, 1);
+        assert!((0..300).all(|at| same(&memory, at) != (126..130).contains(&at)));
         Ok(())
     }
 

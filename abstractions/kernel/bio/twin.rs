@@ -22,6 +22,31 @@ const KEPT: u32 = bindings::REQ_OP_MASK
     | bindings::REQ_BACKGROUND
     | bindings::REQ_NOUNMAP;
 
+/// What goes along of a user's bio: the operation with its flags, and the priority.
+#[derive(Clone, Copy)]
+pub(crate) struct Manner {
+    pub(super) opf: u32,
+    pub(super) priority: u16,
+}
+
+impl Manner {
+    /// That of a bio that was not sent to its own device yet, where it may change.
+    pub(crate) fn of(share: &BioShare) -> Self {
+        let bio = share.bio().as_ptr();
+        // SAFETY: The bio is valid while somebody has a share.
+        let (opf, priority) = unsafe { ((*bio).bi_opf, (*bio).bi_ioprio) };
+        Self {
+            opf: opf & KEPT,
+            priority,
+        }
+    }
+
+    /// Whether it is a write of data.
+    pub(crate) fn has_data(self) -> bool {
+        Op::from_opf(self.opf) == Op::Write
+    }
+}
+
 /// A bio without memory of its own, allocated once and used again and again.
 ///
 /// # Invariants
@@ -58,7 +83,7 @@ impl TwinBio {
         })
     }
 
-    /// Makes the bio do what the shared one does (write, write zeroes, discard), to `sector` of
+    /// Makes the bio do what the shared one does (`manner`: write, write zeroes, discard), to `sector` of
     /// `device`; of its sectors `skipped` are left out at the beginning, and `sectors` of the
     /// others done. It is forced to the medium with `fua`, or where the shared one is. Errors:
     /// `EINVAL` where there are not so many sectors.
@@ -67,6 +92,7 @@ impl TwinBio {
     pub(crate) fn prepare(
         &mut self,
         share: BioShare,
+        manner: Manner,
         device: &Device,
         sector: u64,
         (skipped, sectors): (u64, u64),
@@ -90,11 +116,8 @@ impl TwinBio {
         {
             return Err(EINVAL);
         }
-        // SAFETY: The operation and these flags do not change while somebody has a share, nor does
-        // the priority.
-        let (opf, priority) = unsafe { ((*theirs).bi_opf & KEPT, (*theirs).bi_ioprio) };
-        let has_data = Op::from_opf(opf) == Op::Write;
-        let fua = if fua && has_data {
+        let Manner { opf, priority } = manner;
+        let fua = if fua && manner.has_data() {
             bindings::REQ_FUA
         } else {
             0

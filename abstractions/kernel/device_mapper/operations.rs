@@ -119,7 +119,7 @@ impl<T: Target> OperationsVTable<T> {
                     }
                     Err(error) => Self::undo(target, error),
                 },
-                Err(error) => Self::undo(target, error.into()),
+                Err(error) => Self::undo(target, error),
             },
             Err(refused) => refused,
         };
@@ -130,7 +130,7 @@ impl<T: Target> OperationsVTable<T> {
     }
 
     /// Takes back what `T::ctr` has made.
-    fn undo(target: Pin<KBox<T>>, error: Error) -> CtrError {
+    fn undo(target: Pin<KBox<T>>, error: impl Into<CtrError>) -> CtrError {
         target.dtr();
         error.into()
     }

@@ -2,7 +2,7 @@
 
 //! Making a target known.
 
-use super::{operations::OperationsVTable, Target};
+use super::{operations::OperationsVTable, CtrError, Target};
 use crate::abstractions::{bindings, mm};
 use core::ptr::NonNull;
 use kernel::{
@@ -100,11 +100,17 @@ impl<T: Target> Registration<T> {
         &self.instances
     }
 
-    /// Makes a target known to the others. Errors: `ENOMEM`.
-    pub(super) fn add(&self, target: &T) -> Result {
+    /// Makes a target known to the others, if it may be [beside](Target::check_beside) them: of two
+    /// one is asked about the other. Errors: those of that, `ENOMEM`.
+    pub(super) fn add(&self, target: &T) -> Result<(), CtrError> {
         let instance = Instance(target.into());
+        let mut list = self.instances.list.lock();
+        for other in list.iter() {
+            // SAFETY: Valid by the invariants of `Instances`.
+            target.check_beside(unsafe { other.0.as_ref() })?;
+        }
         // Others wait for the lock while their device is suspended, so its I/O is not waited for.
-        mm::without_io(|| self.instances.list.lock().push(instance, GFP_KERNEL))?;
+        mm::without_io(|| list.push(instance, GFP_KERNEL))?;
         Ok(())
     }
 

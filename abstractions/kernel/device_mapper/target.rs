@@ -129,6 +129,10 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
     /// Makes a target of a table line. Context: process; the old table may be live.
     fn ctr(ti: &mut Constructor<'_>, args: Args<'_>) -> Result<Pin<KBox<Self>>, CtrError>;
 
+    /// Whether it may be there beside another one; asked when it was made, before the others know
+    /// of it. Context: process, under a lock that others wait for while their device is suspended.
+    fn check_beside(&self, other: &Self) -> Result<(), CtrError>;
+
     /// Stops all that the target does by itself, and waits for it; it is dropped after that.
     /// Context: process, no bio of the core's is in flight.
     fn dtr(&self);
