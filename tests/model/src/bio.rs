@@ -2,7 +2,7 @@
 
 //! A user's bio, and with it its entry in the table of what is in flight or waits.
 
-use crate::state::{Blocks, Regions, Version};
+use crate::state::{Blocks, Regions, Version, BLOCKS};
 
 /// One of the two bios of a write; the blocks that it still has to change.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,6 +78,9 @@ pub struct Bio {
     pub left: bool,
     /// What of it goes to the clone.
     pub duplicated: Blocks,
+    /// A part of a block of the clone: whether the rest was read, and what that was.
+    pub fetched: bool,
+    pub beside: [Version; BLOCKS],
     pub backing: Leg,
     pub clone: Leg,
     /// `losses` has changed since it was routed.

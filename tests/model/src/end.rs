@@ -30,6 +30,7 @@ impl Mirror {
                 let fua = self.scenario.fua && !self.has(Mistake::NoFua);
                 let version = bio.version | if bio.discard { ON_CLONE } else { 0 };
                 self.write_clone(state, block, version, fua);
+                self.write_beside(state, &bio, block);
                 if !fua {
                     self.overwritten(state, bit);
                 }

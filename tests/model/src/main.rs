@@ -9,6 +9,7 @@ mod endless;
 mod flush;
 mod job;
 mod liveness;
+mod merge;
 mod mistakes;
 mod model;
 mod planted;

@@ -42,6 +42,7 @@ pub enum Mistake {
     PartialWithoutD,
     PartialWithoutStepBack,
     DuplicateIgnoresLosses,
+    PartsNotRoundedOut,
     // Discards.
     DiscardMarksAtEnd,
     DiscardClearsDFirst,

@@ -23,6 +23,7 @@ pub enum Action {
     Admit(u8),
     AdmitRest(u8),
     Enter(usize),
+    Fetch(usize),
     Apply(usize, Side, u8),
     Fault(usize, Side),
     EntryEnded(usize),
@@ -115,6 +116,7 @@ impl Mirror {
             Fault(..) | ReadFault(_) | JobFault(_) | FlushFault | EndLateHold => None,
             AdmitRest(writer) => Some(writer),
             Enter(bio)
+            | Fetch(bio)
             | Apply(bio, ..)
             | EntryEnded(bio)
             | EntryEndedStep(bio)
@@ -199,7 +201,7 @@ impl Action {
             | Failed(_) | Wrote(_) | LossesLook(_) | GiveBack(_) | EndLateHold | SendFlush
             | TurnAway | FlushDone | FlushLost | FlushGivenUp | SuspectNext | DupFailed
             | Message | Start | Watch | Judge => true,
-            Map(_) | Apply(..) | Fault(..) | EntryEndedStep(_) | End(_) | EndStep(_)
+            Map(_) | Fetch(_) | Apply(..) | Fault(..) | EntryEndedStep(_) | End(_) | EndStep(_)
             | FlushEnded(_) | ReadEnded(_) | ReadFault(_) | FailOverLook(_) | FailOverRead(_)
             | Read(_) | Write(_) | JobFault(_) | PutBack(_) | Dirty(_) | StrayWrite
             | CountsLook | BeginCompleting | IsClean | StepBack | Complete | FlushFault
@@ -239,6 +241,7 @@ impl Model for Mirror {
             Admit(writer) => self.admit(state, writer),
             AdmitRest(writer) => self.admit_rest(state, writer),
             Enter(bio) => self.enter(state, bio),
+            Fetch(bio) => self.fetch(state, bio),
             Apply(bio, side, block) => self.apply(state, bio, side, block),
             Fault(bio, side) => self.fault(state, bio, side),
             EntryEnded(bio) | End(bio) => self.begin_end(state, bio),

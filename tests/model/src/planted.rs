@@ -69,6 +69,7 @@ pub static PLANTED: &[Planted] = &[
     planted(PartialWithoutD, "three writers, every route", EQUAL),
     planted(PartialWithoutStepBack, "leftovers of track", TRUE),
     planted(DuplicateIgnoresLosses, "the clone is detached", EQUAL),
+    planted(PartsNotRoundedOut, "parts of blocks", EQUAL),
     planted(DiscardMarksAtEnd, "discards", EQUAL),
     planted(DiscardClearsDFirst, "discards", EQUAL),
     planted(DiscardSetsSFirst, "discards", EQUAL),

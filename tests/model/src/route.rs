@@ -48,7 +48,12 @@ impl Mirror {
                     (Side::Backing, bio.backing, Fault::Backing),
                     (Side::Clone, bio.clone, Fault::Clone),
                 ] {
-                    actions.extend(bits(leg.todo).map(|block| Action::Apply(index, side, block)));
+                    if side == Side::Clone && self.has_to_fetch(bio) {
+                        actions.push(Action::Fetch(index));
+                    } else {
+                        let apply = |block| Action::Apply(index, side, block);
+                        actions.extend(bits(leg.todo).map(apply));
+                    }
                     let has_leg = side == Side::Backing || bio.duplicated != 0;
                     if has_leg && !leg.failed && self.may_fail(state, fault) {
                         actions.push(Action::Fault(index, side));
@@ -99,6 +104,8 @@ impl Mirror {
             discard: matches!(op, Some(Op::Discard(_))),
             left: false,
             duplicated: 0,
+            fetched: false,
+            beside: [0; BLOCKS],
             backing: Leg::default(),
             clone: Leg::default(),
             lost: false,
@@ -183,6 +190,7 @@ impl Mirror {
     /// Whether something in flight, or that waits and came before the entry at `index`, keeps
     /// overlapping duplicates and discards back.
     fn conflicts(&self, state: &State, range: Blocks, index: usize) -> bool {
+        let range = self.rounded_out(range);
         state.bios.iter().enumerate().any(|(other, bio)| {
             other != index
                 && bio.range & range != 0
@@ -217,7 +225,7 @@ impl Mirror {
             return self.submit(state, bio, Kind::Plain, 0);
         }
         let mut kind = Kind::Duplicate;
-        if not != 0 {
+        if not != 0 || self.is_part(bio.range) && regions == BOTH {
             if may_split {
                 let run = first(regions);
                 let its = &mut state.writers[usize::from(bio.writer)];
@@ -225,7 +233,9 @@ impl Mirror {
                 bio.range &= blocks_of(run);
                 return self.route(state, bio, index, false);
             }
-            kind = Kind::Partial;
+            if not != 0 {
+                kind = Kind::Partial;
+            }
         }
         if self.conflicts(state, bio.range, index) && !self.has(Mistake::NoOrder) {
             bio.stage = Stage::Waiting(Wait::Overlap);
@@ -255,7 +265,10 @@ impl Mirror {
         }
         // Where data is not looked at, what it does to the clone matters to nobody.
         let both = !state.detached && self.scenario.data();
-        let duplicated = if both { bio.range } else { 0 };
+        let mut duplicated = if both { bio.range } else { 0 };
+        if self.is_part(duplicated) {
+            duplicated &= blocks_of(covered);
+        }
         self.submit(state, bio, Kind::Discard, duplicated);
         bio.left = self.has(Mistake::DiscardNotInTable);
     }

@@ -73,6 +73,8 @@ pub struct Scenario {
     pub fine: bool,
     /// Once complete it stays so.
     pub stays: bool,
+    /// A region is one logical block of the clone.
+    pub merges: bool,
 }
 
 /// Which of the sets has it.
@@ -109,6 +111,7 @@ pub const BASE: Scenario = Scenario {
     timers: 0,
     fine: false,
     stays: false,
+    merges: false,
 };
 
 impl Scenario {

@@ -52,6 +52,24 @@ static FINITE: &[Scenario] = &[
         ..BASE
     },
     Scenario {
+        name: "parts of blocks",
+        blocks: ALL,
+        merges: true,
+        words: [DIRTY, IN_SYNC],
+        writers: &[&[Write(MIDDLE)], &[Write(0b1000)], &[Write(0b0001)]],
+        ..BASE
+    },
+    Scenario {
+        name: "parts of blocks may fail",
+        blocks: ALL,
+        merges: true,
+        words: [IN_SYNC, IN_SYNC],
+        writers: &[&[Whole(MIDDLE)], &[Write(0b1000), Discard(0b0011)]],
+        faults: &[Fault::Clone, Fault::Backing],
+        most_faults: 1,
+        ..BASE
+    },
+    Scenario {
         name: "two jobs",
         jobs: 2,
         runs: true,
