@@ -49,7 +49,7 @@ def ranges(sectors: Iterable[int]) -> list[tuple[int, int]]:
 def check_bad(pair: Pair, status: Status, bad: set[int], number: int = errno.EIO) -> None:
     """All but these sectors of the target is copied, they are listed, and only their regions are
     not in sync."""
-    regions = {sector // status.region_size for sector in bad}
+    regions = {pair.region_of(sector) for sector in bad}
     assert (status.state, status.health) == ("paused", "errors")
     assert (status.in_sync, status.dirty) == (status.total - len(regions), len(regions))
     listed = [Failure("backing", number, first, count) for first, count in ranges(bad)]
@@ -358,23 +358,29 @@ def test_tried_again_meanwhile(rig: Rig, kernel_log: Guard, message: str) -> Non
     pair.check("healed")
 
 
-def test_larger_blocks_of_the_clone(rig: Rig, kernel_log: Guard) -> None:
-    """What is written to a clone with blocks of 4096 bytes is made of these: sectors beside a bad
-    one that share its block are bad, too."""
+@pytest.mark.parametrize("fills", [(), ("fill_bad",)], ids=["", "fill_bad"])
+@pytest.mark.parametrize("block", [1, 8])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_larger_blocks_of_the_clone(
+    rig: Rig, kernel_log: Guard, shape: str, block: int, fills: tuple[str, ...]
+) -> None:
+    """All but the bad blocks of the backing device is copied, also what shares a block of the clone
+    with them, at an offset that is none of its blocks."""
     allow_read_errors(kernel_log)
-    dust = Dust(rig, rig.null_blk(2))
-    pair = Pair(
-        rig,
-        dust.disk,
-        rig.null_blk(2, blocksize=4096),
-        (3, 16),
-        LENGTH - 64,
-        (*SHAPES["a run"], *SKIP),
-    )
-    dust.fail((3 + 100, 1), (3 + 2000, 9))
+    dust = Dust(rig, rig.null_blk(2, blocksize=block * SECTOR))
+    offsets, length = (16, 13), LENGTH - 64
+    features = (*SHAPES[shape], *SKIP, *fills)
+    pair = Pair(rig, dust.disk, rig.null_blk(2, blocksize=4096), offsets, length, features)
+    bad = scattered(len(shape), length)
+    dust.fail(*((offsets[0] + sector, 1) for sector in {at // block * block for at in bad}))
+    bad = {other for sector in bad for other in range(length) if other // block == sector // block}
+    if fills:
+        for sector in bad:
+            pair.clone.expect(offsets[1] + sector, bytes(SECTOR))
     pair.device.start()
     status = pair.device.wait_paused()
-    check_bad(pair, status, {*range(96, 104), *range(2000, 2016)})
+    check_bad(pair, status, bad)
+    check_counters(status, pair.length, len(bad))
     dust.heal()
     pair.device.start_and_wait()
     pair.expect_copy()

@@ -73,6 +73,42 @@ def test_backing_device(rig: Rig, kernel_log: Guard, kind: type) -> None:
     pair.check("healed")
 
 
+@pytest.mark.parametrize("batch", [8, 64])
+@pytest.mark.parametrize(("blocks", "offset"), [((8, 1), 0), ((8, 1), 3), ((1, 8), 5), ((8, 8), 5)])
+def test_unlike_blocks(
+    rig: Rig, kernel_log: Guard, blocks: tuple[int, int], offset: int, batch: int
+) -> None:
+    """What can't be read on either side is told to the block, whatever the other one's blocks are;
+    nothing else differs."""
+    said(kernel_log)
+    disks = [Dust(rig, rig.null_blk(SIZE, blocksize=block * 512)) for block in blocks]
+    shape = ("region_size", 1024, "depth", 1, "batch", batch)
+    offsets = (0, offset)
+    pair = Pair(rig, *(dust.disk for dust in disks), offsets, 4000, shape)
+    pair.device.start_and_wait()
+    pair.device.pause()
+    bad = {107: "clone", 1500: "backing", 3001: "clone"}
+    for dust, side in zip(disks, ("backing", "clone"), strict=True):
+        at = offsets[disks.index(dust)]
+        dust.fail(*((at + sector, 1) for sector, where in bad.items() if where == side))
+    verify(pair)
+    found = pair.device.errors()
+    for sector, side in bad.items():
+        assert any(
+            failure.side == side and failure.sector <= sector < failure.sector + failure.count
+            for failure in found.failures
+        )
+    size = dict(zip(("backing", "clone"), blocks, strict=True))
+    assert all(failure.count <= size[failure.side] for failure in found.failures)
+    assert (len(found.failures), found.left_out) == (3, 0)
+    for dust in disks:
+        dust.heal()
+    pair.device.start_and_wait()
+    assert pair.device.verify_and_wait().counters["mismatched"] == 0
+    pair.expect_copy()
+    pair.check("healed")
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_clone(rig: Rig, kernel_log: Guard, mode: str) -> None:
     """What can't be read of the clone is dirty, and its regions alone; to write it heals it."""

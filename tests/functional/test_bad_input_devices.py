@@ -98,6 +98,20 @@ def test_device_too_small(rig: Rig, kernel_log: Guard, side: str) -> None:
     below.refuse(table, text, f"{LENGTH} sectors", f"{LENGTH + 1} from sector 0 ")
 
 
+def test_half_a_block_at_the_end(rig: Rig, kernel_log: Guard) -> None:
+    """A clone that ends within a logical block: that one can't be written, those before it can."""
+    clone = rig.loop(LENGTH >> 11, block=4096)
+    file = (clone.sys / "loop/backing_file").read_text().strip()
+    os.truncate(file, (LENGTH + 3) << 9)
+    run("losetup", "--set-capacity", clone.path)
+    assert clone.sectors == LENGTH + 3
+    below = Below(rig, kernel_log, backing=rig.null_blk(3), clone=clone)
+    table = below.line("{b} 0 {c} 0 2 mode track", length=LENGTH + 1)
+    text = "Clone device is too small"
+    below.refuse(table, text, f"{LENGTH + 3} sectors", f"{LENGTH + 1} from sector 0 ")
+    below.device.load(below.line("{b} 0 {c} 0 2 mode track", length=LENGTH))
+
+
 @OFFSETS
 def test_offset_plus_length_overflows(below: Below, place: str) -> None:
     """A sum above 2^64: with the largest offset, and with the smallest one that is too large."""
@@ -148,18 +162,23 @@ def test_the_most_regions(rig: Rig, kernel_log: Guard) -> None:
         check_refusal(error, errno.ENOMEM, TOO_MUCH, [f"and {too_many} regions are too much"])
 
 
-@pytest.mark.parametrize(
-    ("length", "offset"), [(LENGTH - 1, 0), (LENGTH - 4, 0), (LENGTH - 8, 1), (1, 0)]
-)
-def test_not_whole_blocks_of_the_clone(
-    rig: Rig, kernel_log: Guard, length: int, offset: int
-) -> None:
-    """A clone with blocks of 4096 bytes and a length or an offset that is none of them."""
+@pytest.mark.parametrize("mode", ["track", "mirror"])
+def test_a_block_of_two_targets(rig: Rig, kernel_log: Guard, mode: str) -> None:
+    """Where another target clones to a part of a block of 4096 bytes, the rest of the block is not
+    to be had; other blocks are, and its own one after a reload."""
     below = Below(rig, kernel_log, clone=rig.null_blk(size=LENGTH >> 11, blocksize=4096))
-    table = below.line(f"{{b}} 0 {{c}} {offset} 2 mode track", length=length)
-    text = "Clone range is not made of whole logical blocks"
-    wrong = f"offset {offset} " if offset % 8 else f"length {length} "
-    below.refuse(table, text, wrong, "4096")
+    first = rig.clone(rig.null_blk(2), below.clone, 0, 100, 501, features=("mode", mode))
+    text = "Another target clones to a part of the same logical block"
+    for offset, length in ((601, 100), (607, 1), (0, 100), (0, 97), (98, 1)):
+        table = below.line(f"{{b}} 0 {{c}} {offset} 2 mode {mode}", length=length)
+        error = refused(below.device, table)
+        check_refusal(error, errno.EBUSY, text, [f"{first.disk.number} clones to a part"])
+    for offset, length in ((608, 100), (0, 96)):
+        below.device.load(below.line(f"{{b}} 0 {{c}} {offset} 2 mode {mode}", length=length))
+        below.device.clear()
+    first.reload(first.table_text())
+    first.reload(first.table_text().replace("0 501 ", "0 480 "))
+    below.device.load(below.line(f"{{b}} 0 {{c}} 584 2 mode {mode}", length=100))
 
 
 @pytest.mark.parametrize(("length", "offset"), [(LENGTH - 1, 0), (LENGTH - 8, 1)])

@@ -21,7 +21,7 @@ from harness.rig import Rig
 from harness.track import PAIRS, Pair
 
 SIZE = 4
-KINDS = ["null_blk-512", "null_blk-4096", "null_blk-4096-512", "loop", "brd"]
+KINDS = [kind for kind in PAIRS if kind.startswith("null_blk")] + ["loop", "brd"]
 
 
 class Session(RandomSession):
@@ -33,7 +33,7 @@ class Session(RandomSession):
         backing, clone = PAIRS[kind](rig, SIZE)
         self._faulty = Faulty(rig, clone)
         disks = backing, self._faulty.disk
-        layout = self._layout(kind, disks, (0, 8, 64, 1000), (8,), SIZE)
+        layout = self._layout(kind, disks, (0, 8, 64, 1000, 7, 13), (8, 111), SIZE)
         features = self._features(8, "strict_discard", "stable")
         self._pair = Pair(rig, *disks, *layout, features, mode="mirror")
         disk = self._pair.device.disk

@@ -13,8 +13,6 @@ from harness.track import PAIRS, Pair
 
 # tmpfs can't zero a range: the first attempt fails, and zeroes are written instead.
 LOOP_ZEROES = r"operation not supported error, dev loop"
-# The clone's logical blocks may not be larger.
-KINDS = [kind for kind in PAIRS if kind != "null_blk-512-4096"]
 STRICT = ("strict_discard",)
 
 
@@ -47,7 +45,7 @@ def live(pair: Pair) -> None:
     check(pair, "mirroring again")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PAIRS)
 def test_kinds_of_devices(rig: Rig, kernel_log: Guard, kind: str) -> None:
     """All that can be done, under load; then the load ends, and both are equal."""
     kernel_log.allow(LOOP_ZEROES)

@@ -129,7 +129,15 @@ def test_only_what_is_in_sync(rig: Rig) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    "kind", ["null_blk-512", "null_blk-4096-512", "null_blk-write-cache", "loop", "scsi"]
+    "kind",
+    [
+        "null_blk-512",
+        "null_blk-4096-512",
+        "null_blk-512-4096",
+        "null_blk-write-cache",
+        "loop",
+        "scsi",
+    ],
 )
 def test_none_under_load(rig: Rig, kernel_log: Guard, kind: str, mode: str) -> None:
     """While all sorts of writes go on, and copying with them, nothing is found."""

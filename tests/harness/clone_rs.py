@@ -40,10 +40,12 @@ def linear_table(
     return f"{start} {length} linear {backing.path} {backing_offset}"
 
 
-def whole_regions(sector: int, count: int, region_size: int, length: int) -> tuple[int, int]:
+def whole_regions(
+    sector: int, count: int, region_size: int, length: int, lead: int = 0
+) -> tuple[int, int]:
     """Sector and count of a range of a target rounded out to regions; the last one may be short."""
-    first = sector // region_size * region_size
-    end = min(length, -(-(sector + count) // region_size) * region_size)
+    first = max(0, (sector + lead) // region_size * region_size - lead)
+    end = min(length, -(-(sector + count + lead) // region_size) * region_size - lead)
     return first, end - first
 
 

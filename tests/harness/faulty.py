@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.clone_rs import linear_table
 from harness.command import write_text
+from harness.data import SECTOR
 from harness.disk import Disk
 from harness.kernel_log import Guard
 from harness.refusals import OURS
@@ -102,13 +103,14 @@ class FlakeyWrites(Faulty):
 
 
 class Dust:
-    """dm-dust: bad blocks of 512 bytes. They can't be read until they are written; with `writes` it
-    is writes that fail, so many times. Block 0 is healed by a flush."""
+    """dm-dust: bad logical blocks. They can't be read until they are written; with `writes` it is
+    writes that fail, so many times. Block 0 is healed by a flush."""
 
     def __init__(self, rig: Rig, below: Disk, writes: int = 0):
         self.below = below
         self._writes = writes
-        self._device = rig.mapped(f"0 {below.sectors} dust {below.path} 0 512")
+        size = below.block * SECTOR
+        self._device = rig.mapped(f"0 {below.sectors} dust {below.path} 0 {size}")
         self.disk = self._device.disk
         self._device.message("quiet")
         self._device.message("enable")
@@ -117,7 +119,8 @@ class Dust:
         """From now on these places fail, and no others."""
         self.heal()
         for sector, count in places:
-            for block in range(sector, sector + count):
+            first, last = sector // self.below.block, (sector + count - 1) // self.below.block
+            for block in range(first, last + 1):
                 writes = f" {self._writes}" if self._writes else ""
                 self._device.message(f"addbadblock {block}{writes}")
 

@@ -3,6 +3,7 @@
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import struct
@@ -14,6 +15,7 @@ from harness.disk import Disk
 
 # uapi/linux/fs.h; not all of them are in the os module of Python 3.13.
 RWF_ATOMIC = 0x40
+BLKSSZGET = 0x1268
 BLKDISCARD = 0x1277
 BLKSECDISCARD = 0x127D
 BLKZEROOUT = 0x127F
@@ -71,20 +73,36 @@ def pwrite(fd: int, sector: int, data: bytes, flags: int = 0) -> None:
 
 
 def read(device: Disk | str, sector: int = 0, count: int | None = None) -> bytes:
-    """Read sectors past the page cache; by default all to the end of the device."""
+    """Read sectors past the page cache, also a part of a block; by default all to the end of the
+    device."""
     with direct(device, os.O_RDONLY) as fd:
         if count is None:
             count = os.lseek(fd, 0, os.SEEK_END) // SECTOR - sector
+        block = _block(fd)
+        first, end = sector // block * block, -(-(sector + count) // block) * block
         step = CHUNK // SECTOR
-        starts = range(sector, sector + count, step)
-        return b"".join(pread(fd, at, min(step, sector + count - at)) for at in starts)
+        found = b"".join(pread(fd, at, min(step, end - at)) for at in range(first, end, step))
+        return found[(sector - first) * SECTOR : (sector - first + count) * SECTOR]
 
 
 def write(device: Disk | str, sector: int, data: bytes) -> None:
-    """Write sectors past the page cache."""
+    """Write sectors past the page cache; of a block that is written in part the rest stays."""
     with direct(device) as fd:
+        block = _block(fd)
+        lead, rest = sector % block, -(sector + len(data) // SECTOR) % block
+        if lead:
+            data = pread(fd, sector - lead, block)[: lead * SECTOR] + data
+        if rest:
+            last = sector + rest + len(data) // SECTOR - lead - block
+            data += pread(fd, last, block)[-rest * SECTOR :]
         for position in range(0, len(data), CHUNK):
-            pwrite(fd, sector + position // SECTOR, data[position : position + CHUNK])
+            pwrite(fd, sector - lead + position // SECTOR, data[position : position + CHUNK])
+
+
+def _block(fd: int) -> int:
+    """Sectors of a logical block."""
+    size = fcntl.ioctl(fd, BLKSSZGET, struct.pack("=i", 0))
+    return struct.unpack("=i", size)[0] // SECTOR
 
 
 def range_ioctl(fd: int, request: int, sector: int, count: int) -> None:

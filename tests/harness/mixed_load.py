@@ -87,7 +87,12 @@ class MixedLoad:
         }
         before = disk.counters().reads
         self._fio = rig.fio(disk, **load | options)
-        wait_until(lambda: disk.counters().reads > before or not self.running, "fio to verify")
+        wait_until(
+            lambda: disk.counters().reads > before or not self.running,
+            "fio to verify",
+            # Beside other loads it takes its time.
+            timeout=60,
+        )
         self._zeroing = Zeroing(rig, disk, first + free, part)
 
     @property

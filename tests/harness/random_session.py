@@ -37,10 +37,10 @@ class RandomSession:
     def _layout(
         self, kind: str, disks: tuple[Disk, Disk], offsets: tuple, spare: tuple, size: int
     ) -> tuple[tuple[int, int], int]:
-        """Offsets and a length in whole blocks, on disks of so many MiB."""
+        """Offsets and a length in whole blocks of the backing device, on disks of so many MiB."""
         choose = self._random
-        block = max(disk.block for disk in disks)
-        at = tuple(choose.choice(offsets) // block * block for _ in range(2))
+        block = disks[0].block
+        at = (choose.choice(offsets) // block * block, choose.choice(offsets))
         # virtio disks are as large as they were made.
         most = min(*(disk.sectors for disk in disks), size << 11) - max(at)
         lengths = (most, most // 2 - 24, *(most - less for less in spare))

@@ -56,6 +56,20 @@ class Pair:
         self.device, self.start, self.number = device, start, number
         self.region_size = self.status().region_size
 
+    @property
+    def lead(self) -> int:
+        """How far within a logical block of the clone the target begins: the first region is as
+        much shorter."""
+        return self.offsets[1] % self.clone.disk.block
+
+    def region_start(self, region: int) -> int:
+        """The first sector of a region."""
+        return max(0, region * self.region_size - self.lead)
+
+    def region_of(self, sector: int) -> int:
+        """The region that a sector is in."""
+        return (self.lead + sector) // self.region_size
+
     def line(self, start: int = 0, **changed: object) -> str:
         """The table line of this pair, or one that differs in something."""
         backing, clone = self.offsets
@@ -86,7 +100,7 @@ class Pair:
     def write_regions(self, name: str, *regions: int) -> None:
         """Write the first block of some regions, so that they are dirty."""
         for region in regions:
-            sector = region * self.region_size
+            sector = self.region_start(region)
             self.write(sector, stamped(name, sector, self.device.disk.block))
 
     def expect_copy(self, sector: int = 0, count: int | None = None) -> None:
@@ -111,11 +125,9 @@ class Pair:
         found, copied = self._ranges()
         self.backing.expect(self.offsets[0], found)
         if skipped:
-            size = self.region_size * SECTOR
-            unlike = _unlike(found, copied, size)
-            for at in unlike:
-                sector = self.offsets[1] + at // SECTOR
-                part = slice(at, at + size)
+            unlike = self._unlike(found, copied)
+            for part in unlike:
+                sector = self.offsets[1] + part.start // SECTOR
                 if self.mode == "mirror":
                     # What was written there since the discard is on both.
                     self._check_written(found[part], copied[part], what, sector)
@@ -137,8 +149,18 @@ class Pair:
 
     def equal_regions(self) -> int:
         """How many regions are equal on both disks."""
-        unlike = _unlike(*self._ranges(), self.region_size * SECTOR)
-        return -(-self.length // self.region_size) - len(unlike)
+        return len(self._regions()) - len(self._unlike(*self._ranges()))
+
+    def _regions(self) -> list[slice]:
+        """The bytes of each region."""
+        count = -(-(self.lead + self.length) // self.region_size)
+        starts = [self.region_start(region) for region in range(count)]
+        ends = (*starts[1:], self.length)
+        return [slice(a * SECTOR, b * SECTOR) for a, b in zip(starts, ends, strict=True)]
+
+    def _unlike(self, wanted: bytes, found: bytes) -> list[slice]:
+        """The bytes of the regions that differ."""
+        return [part for part in self._regions() if wanted[part] != found[part]]
 
     def _ranges(self) -> tuple[bytes, bytes]:
         backing, clone = self.offsets
@@ -161,13 +183,6 @@ class Pair:
         assert (status.health, status.copying) == ("ok", 0), f"{what}: {status}"
         self.check_equal(what, status.skipped)
         return status
-
-
-def _unlike(wanted: bytes, found: bytes, size: int) -> list[int]:
-    """Where the pieces of that size are that differ."""
-    return [
-        at for at in range(0, len(wanted), size) if wanted[at : at + size] != found[at : at + size]
-    ]
 
 
 def segments_table(pairs: list[Pair]) -> str:
