@@ -47,6 +47,7 @@ bench:
 	@vm/run -- python3 tests/bench/copy_throughput.py
 	@vm/run -- python3 tests/bench/mirrored_write.py
 	@vm/run -- python3 tests/bench/modify.py
+	@vm/run -- python3 tests/bench/memory_speed.py
 
 shell:
 	@vm/run

@@ -277,6 +277,7 @@ pub(crate) fn test_memory(sectors: u32) -> Result<Memory> {
 #[kunit_tests(clone_rs_bio_memory)]
 mod tests {
     use super::*;
+    use kernel::time::{Instant, Monotonic};
 
     #[test]
     fn order_holds_the_bytes() {
@@ -353,6 +354,39 @@ mod tests {
         memory.copy(10_000, 0, 1);
         memory.copy(0, 10_000, 1);
         assert!((0..300).all(|at| same(&memory, at) != (126..130).contains(&at)));
+        Ok(())
+    }
+
+    /// How long the best of some runs takes, in nanoseconds.
+    fn best_time(work: impl Fn() -> bool) -> i64 {
+        let run = |_| {
+            let begin = Instant::<Monotonic>::now();
+            assert!(work());
+            begin.elapsed().as_nanos()
+        };
+        (0..20).map(run).min().unwrap_or(0)
+    }
+
+    /// Fails for nothing but wrong answers: `tests/bench/memory_speed.py` reads the figures.
+    #[test]
+    fn speeds_are_told() -> Result {
+        let mut memory = Memory::new(2048)?;
+        memory.clear(2048);
+        let zero = best_time(|| memory.is_zero(0, 1024));
+        let same = best_time(|| memory.is_same(0, 1024, 1024));
+        let memcmp = best_time(|| {
+            let (ours, theirs) = memory.chunks.split_at(memory.chunks.len() / 2);
+            let same = |(ours, theirs): (&Chunk, &Chunk)| {
+                let (ours, theirs) = (ours.words(), theirs.words());
+                let bytes = size_of_val(ours).min(size_of_val(theirs));
+                // SAFETY: Both have so many bytes.
+                0 == unsafe {
+                    kernel::bindings::memcmp(ours.as_ptr().cast(), theirs.as_ptr().cast(), bytes)
+                }
+            };
+            ours.iter().zip(theirs).all(same)
+        });
+        pr_info!("512 KiB in ns: is_zero {zero} is_same {same} memcmp {memcmp}\n");
         Ok(())
     }
 
