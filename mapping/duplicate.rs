@@ -32,7 +32,8 @@ use kernel::{
     workqueue::{Work, WorkItem},
 };
 
-/// A bio for the clone, and a work item: it is owned by the stock, the block layer or the workqueue.
+/// A bio for the clone, and a work item: it is owned by the stock, the block layer or the
+/// workqueue.
 #[pin_data]
 pub(super) struct Twin {
     #[pin]

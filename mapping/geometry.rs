@@ -2,9 +2,9 @@
 
 //! Where things are: sectors of the mapped device, of the target and of both devices, regions.
 //!
-//! A region begins where a logical block of the clone does, so that no block belongs to two of them:
-//! whoever has a region may read a block, change a part of it and write it. Where the target begins
-//! within a block, the first region is shorter by as much.
+//! A region begins where a logical block of the clone does, so that no block belongs to two of
+//! them: whoever has a region may read a block, change a part of it and write it. Where the target
+//! begins within a block, the first region is shorter by as much.
 //!
 //! All lengths and offsets are in sectors of 512 bytes. Nothing here calls the kernel.
 

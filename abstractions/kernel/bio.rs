@@ -103,8 +103,8 @@ impl Status {
         self.0 == 0
     }
 
-    /// Whether a failure may be that of a place on the medium: not where the device can't be reached
-    /// at all.
+    /// Whether a failure may be that of a place on the medium: not where the device can't be
+    /// reached at all.
     pub(crate) fn is_about_medium(self) -> bool {
         ![Self::TRANSPORT, Self::OFFLINE].contains(&self)
     }

@@ -28,8 +28,8 @@ impl MemoryLayout {
         self.alignment & !other.alignment != 0 || self.boundary & !other.boundary != 0
     }
 
-    /// Whether pieces must not have gaps between them: where one is split that has, its parts are no
-    /// whole logical blocks of a device with larger ones.
+    /// Whether pieces must not have gaps between them: where one is split that has, its parts are
+    /// no whole logical blocks of a device with larger ones.
     pub(crate) fn has_boundary(self) -> bool {
         self.boundary != 0
     }

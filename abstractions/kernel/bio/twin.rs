@@ -83,10 +83,10 @@ impl TwinBio {
         })
     }
 
-    /// Makes the bio do what the shared one does (`manner`: write, write zeroes, discard), to `sector` of
-    /// `device`; of its sectors `skipped` are left out at the beginning, and `sectors` of the
-    /// others done. It is forced to the medium with `fua`, or where the shared one is. Errors:
-    /// `EINVAL` where there are not so many sectors.
+    /// Makes the bio do what the shared one does (`manner`: write, write zeroes, discard), to
+    /// `sector` of `device`; of its sectors `skipped` are left out at the beginning, and `sectors`
+    /// of the others done. It is forced to the medium with `fua`, or where the shared one is.
+    /// Errors: `EINVAL` where there are not so many sectors.
     ///
     /// Context: any.
     pub(crate) fn prepare(
