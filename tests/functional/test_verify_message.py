@@ -12,7 +12,7 @@ import pytest
 from harness import io
 from harness.clone_rs import Failure, linear_table
 from harness.data import SECTOR, stamped
-from harness.fio import STEADY
+from harness.fio import STEADY, Fio
 from harness.kernel_log import Guard
 from harness.mixed_load import MixedLoad
 from harness.quiet import assert_quiet
@@ -156,14 +156,20 @@ def test_none_under_load(rig: Rig, kernel_log: Guard, kind: str, mode: str) -> N
     check_none(pair)
 
 
+def writers_of_one_region(rig: Rig, pair: Pair) -> Fio:
+    """fio, which writes it all the time."""
+    place = {"offset": 7 * REGION * SECTOR, "size": REGION * SECTOR}
+    load = rig.fio(pair.device.disk, **STEADY | place | {"bsrange": "4k-4k", "iodepth": 8})
+    load.wait_for_load()
+    return load
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_where_all_write(rig: Rig, mode: str) -> None:
     """One region is written all the time: the verify ends, and finds nothing there."""
     pair = Pair(rig, rig.null_blk(SIZE), rig.null_blk(SIZE), features=SHAPE, mode=mode)
     pair.device.start_and_wait()
-    place = {"offset": 7 * REGION * SECTOR, "size": REGION * SECTOR}
-    load = rig.fio(pair.device.disk, **STEADY | place | {"bsrange": "4k-4k", "iodepth": 8})
-    load.wait_for_load()
+    load = writers_of_one_region(rig, pair)
     for _ in range(5):
         status = pair.device.verify_and_wait()
         assert (status.counters["mismatched"], status.health) == (0, "ok")
@@ -177,9 +183,7 @@ def test_writes_wait_at_last(rig: Rig) -> None:
     """What is written all the time is at last looked at while writes to it wait."""
     pair = Pair(rig, rig.null_blk(SIZE), rig.null_blk(SIZE), features=SHAPE, mode="mirror")
     pair.device.start_and_wait()
-    place = {"offset": 7 * REGION * SECTOR, "size": REGION * SECTOR}
-    load = rig.fio(pair.device.disk, **STEADY | place | {"bsrange": "4k-4k", "iodepth": 8})
-    load.wait_for_load()
+    load = writers_of_one_region(rig, pair)
     for _ in range(50):
         status = pair.device.verify_and_wait()
         assert (status.counters["mismatched"], status.health) == (0, "ok")
