@@ -25,11 +25,13 @@ const SECTOR_WORDS: u64 = (SECTOR_SIZE / size_of::<u64>()) as u64;
 struct Chunk {
     page: NonNull<kernel::bindings::page>,
     order: u32,
+    /// How many words the chunks before this one have.
+    before: u64,
 }
 
 impl Chunk {
-    /// Allocates `1 << order` pages without waking the OOM killer.
-    fn new(order: u32) -> Result<Self> {
+    /// Allocates `1 << order` pages, after so many words, without waking the OOM killer.
+    fn new(order: u32, before: u64) -> Result<Self> {
         let gfp = kernel::bindings::GFP_KERNEL
             | kernel::bindings::__GFP_NOWARN
             | bindings::__GFP_NORETRY
@@ -40,6 +42,7 @@ impl Chunk {
         Ok(Self {
             page: NonNull::new(page).ok_or(ENOMEM)?,
             order,
+            before,
         })
     }
 
@@ -53,7 +56,7 @@ impl Chunk {
         let start = unsafe { bindings::page_address(self.page.as_ptr()) };
         // SAFETY: So much memory is there, and nobody changes it: a bio that reads into it is in
         // flight only while nobody has this object, see `OwnBio`.
-        unsafe { core::slice::from_raw_parts(start.cast(), self.bytes() / size_of::<u64>()) }
+        unsafe { core::slice::from_raw_parts(start.cast(), self.len()) }
     }
 
     /// The same, to be changed.
@@ -61,7 +64,12 @@ impl Chunk {
         // SAFETY: As above.
         let start = unsafe { bindings::page_address(self.page.as_ptr()) };
         // SAFETY: As above, and nobody else has this object.
-        unsafe { core::slice::from_raw_parts_mut(start.cast(), self.bytes() / size_of::<u64>()) }
+        unsafe { core::slice::from_raw_parts_mut(start.cast(), self.len()) }
+    }
+
+    /// How many words it has.
+    fn len(&self) -> usize {
+        self.bytes() / size_of::<u64>()
     }
 }
 
@@ -86,14 +94,15 @@ impl Memory {
         let bytes = (sectors as usize).checked_mul(SECTOR_SIZE).ok_or(EINVAL)?;
         let mut chunks =
             KVec::with_capacity(bytes.div_ceil(PAGE_SIZE).min(BioSet::MAX_VECS), GFP_KERNEL)?;
-        let mut missing = bytes;
+        let (mut missing, mut before) = (bytes, 0);
         let mut order = PREFERRED_ORDER.max(order_for(bytes.div_ceil(BioSet::MAX_VECS)));
 
         while missing > 0 {
             order = order.min(order_for(missing));
-            match Chunk::new(order) {
+            match Chunk::new(order, before) {
                 Ok(chunk) => {
                     missing = missing.saturating_sub(chunk.bytes());
+                    before += chunk.len() as u64;
                     chunks.push_within_capacity(chunk).map_err(|_| ENOMEM)?;
                 }
                 Err(error) => order = order.checked_sub(1).ok_or(error)?,
@@ -226,33 +235,28 @@ impl Memory {
     /// The memory from a word on, as far as it is adjacent: at most `most` words, none after the
     /// end.
     fn words(&self, from: u64, most: u64) -> &[u64] {
-        let mut skipped = from;
-        for chunk in &self.chunks {
-            let words = chunk.words();
-            let len = words.len() as u64;
-            if skipped < len {
-                let end = skipped.saturating_add(most).min(len);
-                return words
-                    .get(skipped as usize..end as usize)
-                    .unwrap_or_default();
-            }
-            skipped -= len;
-        }
-        &[]
+        let words = self
+            .place(from)
+            .and_then(|(chunk, skipped)| self.chunks.get(chunk)?.words().get(skipped..))
+            .unwrap_or_default();
+        words
+            .get(..words.len().min(most as usize))
+            .unwrap_or_default()
     }
 
-    /// The same, to be changed.
+    /// The same, to be changed, as far as it is adjacent.
     fn words_mut(&mut self, from: u64) -> &mut [u64] {
-        let mut skipped = from;
-        for chunk in &mut self.chunks {
-            let len = (chunk.bytes() / size_of::<u64>()) as u64;
-            if skipped < len {
-                let words = chunk.words_mut();
-                return words.get_mut(skipped as usize..).unwrap_or_default();
-            }
-            skipped -= len;
-        }
-        &mut []
+        self.place(from)
+            .and_then(|(chunk, skipped)| self.chunks.get_mut(chunk)?.words_mut().get_mut(skipped..))
+            .unwrap_or_default()
+    }
+
+    /// Which chunk a word is in, or the last one, and how many words of that are before it.
+    fn place(&self, word: u64) -> Option<(usize, usize)> {
+        let after = self.chunks.partition_point(|chunk| chunk.before <= word);
+        let index = after.checked_sub(1)?;
+        let chunk = self.chunks.get(index)?;
+        Some((index, (word - chunk.before) as usize))
     }
 }
 
