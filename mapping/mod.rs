@@ -275,8 +275,7 @@ impl Mapping {
         intent.moved = intent.what == What::Write && bio.op() == Op::Write && self.must_move(&bio);
         if intent.what == What::Write {
             if may_split {
-                let moves = intent.moved || self.geometry.is_part(intent.range);
-                let most = if moves { COPY_SECTORS } else { u64::MAX };
+                let most = if intent.moved { COPY_SECTORS } else { u64::MAX };
                 intent.range = self.geometry.first_of_write(intent.range, most);
             }
             intent.merged = self.geometry.is_part(intent.range);

@@ -3,7 +3,7 @@
 //! The logical blocks of both devices. What is no whole blocks of the clone is a part: it can't be
 //! written there without the rest of its blocks.
 
-use super::{Geometry, GeometryError, Range, MAX_REGIONS};
+use super::{super::stock::COPY_SECTORS, Geometry, GeometryError, Range, MAX_REGIONS};
 use kernel::prelude::*;
 
 /// The whole logical blocks of a device that hold a range.
@@ -134,9 +134,12 @@ impl Geometry {
     }
 
     /// The first sectors of a user's write, which has whole blocks of the backing device: at most
-    /// `most`, and whole blocks of the clone or a part of one where that can be.
+    /// `most`, and whole blocks of the clone or a part of one; where that can't be, no more than
+    /// can be merged.
     pub(crate) fn first_of_write(&self, range: Range, most: u64) -> Range {
-        let (first, _) = if self.is_skewed() {
+        let (first, _) = if self.is_skewed() && self.is_part(range) {
+            range.split(most.min(COPY_SECTORS))
+        } else if self.is_skewed() {
             range.split(most)
         } else {
             self.cut(range, most)
