@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """Load of all sorts on a mapped device: what comes back is verified, whatever happens below."""
 
+import contextlib
 import os
 import random
 import threading
+from collections.abc import Iterator
 
 from harness import io
 from harness.data import SECTOR, assert_same
@@ -22,6 +24,7 @@ class Zeroing:
 
     def __init__(self, rig: Rig, disk: Disk, sector: int, count: int, seed: int = 7):
         self.done = 0
+        self.discards = True
         self._disk, self._first, self._count = disk, sector, count
         self._random = random.Random(seed)
         self._ended = threading.Event()
@@ -50,7 +53,7 @@ class Zeroing:
                 place = slice(at * SECTOR, (at + count) * SECTOR)
                 sector = self._first + at
                 match choose.randrange(4):
-                    case 0 if can_discard:
+                    case 0 if can_discard and self.discards:
                         io.range_ioctl(fd, io.BLKDISCARD, sector, count)
                         held[place] = io.pread(fd, sector, count)
                     case 1:
@@ -99,6 +102,15 @@ class MixedLoad:
     def running(self) -> bool:
         """Whether fio goes on: it ends by itself where something was wrong."""
         return self._fio.running
+
+    @contextlib.contextmanager
+    def without_discards(self) -> Iterator[None]:
+        """For the time of a with block all of it goes on but the discards."""
+        self._zeroing.discards = False
+        try:
+            yield
+        finally:
+            self._zeroing.discards = True
 
     def stop(self) -> None:
         """End it; fail unless all was right."""
