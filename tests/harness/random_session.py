@@ -21,10 +21,14 @@ class RandomSession:
 
     def play(self, rounds: int) -> None:
         """All of the session."""
-        for number in range(rounds):
-            print(f"round {number}:", end=" ")
-            self.round()
-        self.end()
+        number = 0
+        try:
+            for number in range(rounds):
+                print(f"round {number}:", end=" ")
+                self.round()
+            self.end()
+        except AssertionError as error:
+            raise AssertionError(f"seed {self._seed}, round {number}: {error}") from error
 
     def round(self) -> None:
         """Some steps at random, then a look at what came of them."""
