@@ -21,10 +21,13 @@ const SECTOR_WORDS: u64 = (SECTOR_SIZE / size_of::<u64>()) as u64;
 ///
 /// # Invariants
 ///
-/// The pointer is to a compound page of that order, owned by this object.
+/// The page is a compound page of that order, owned by this object; its `len` words are mapped at
+/// `start`.
 struct Chunk {
     page: NonNull<kernel::bindings::page>,
     order: u32,
+    start: *mut u64,
+    len: usize,
     /// How many words the chunks before this one have.
     before: u64,
 }
@@ -37,39 +40,42 @@ impl Chunk {
             | bindings::__GFP_NORETRY
             | if order > 0 { bindings::__GFP_COMP } else { 0 };
         // SAFETY: `alloc_pages` has no rules but that the flags make sense.
-        let page = unsafe { kernel::bindings::alloc_pages(gfp, order) };
-        // INVARIANT: Just allocated with that order.
+        let page = NonNull::new(unsafe { kernel::bindings::alloc_pages(gfp, order) });
+        let page = page.ok_or(ENOMEM)?;
+        // SAFETY: It was just allocated.
+        let start = unsafe { bindings::page_address(page.as_ptr()) };
+        // INVARIANT: Just allocated with that order. What is not high memory (`GFP_KERNEL`) is
+        // mapped for as long as it is there.
         Ok(Self {
-            page: NonNull::new(page).ok_or(ENOMEM)?,
+            page,
             order,
+            start: start.cast(),
+            len: (PAGE_SIZE << order) / size_of::<u64>(),
             before,
         })
     }
 
     fn bytes(&self) -> usize {
-        PAGE_SIZE << self.order
+        self.len * size_of::<u64>()
     }
 
     /// The memory, in words.
     fn words(&self) -> &[u64] {
-        // SAFETY: The pages are owned by this object, and not high memory (`GFP_KERNEL`).
-        let start = unsafe { bindings::page_address(self.page.as_ptr()) };
-        // SAFETY: So much memory is there, and nobody changes it: a bio that reads into it is in
-        // flight only while nobody has this object, see `OwnBio`.
-        unsafe { core::slice::from_raw_parts(start.cast(), self.len()) }
+        // SAFETY: So much memory is there, by the invariants, and nobody changes it: a bio that
+        // reads into it is in flight only while nobody has this object, see `OwnBio`.
+        unsafe { core::slice::from_raw_parts(self.start, self.len) }
     }
 
     /// The same, to be changed.
     fn words_mut(&mut self) -> &mut [u64] {
-        // SAFETY: As above.
-        let start = unsafe { bindings::page_address(self.page.as_ptr()) };
         // SAFETY: As above, and nobody else has this object.
-        unsafe { core::slice::from_raw_parts_mut(start.cast(), self.len()) }
+        unsafe { core::slice::from_raw_parts_mut(self.start, self.len) }
     }
 
-    /// How many words it has.
-    fn len(&self) -> usize {
-        self.bytes() / size_of::<u64>()
+    /// Where a word of the memory is in it; past its end where it does not have that.
+    #[inline]
+    fn place(&self, word: u64) -> usize {
+        word.wrapping_sub(self.before) as usize
     }
 }
 
@@ -82,7 +88,10 @@ impl Drop for Chunk {
 
 /// Memory for some sectors, in pieces that are each adjacent.
 pub(crate) struct Memory {
+    /// None is larger than one before it.
     chunks: KVec<Chunk>,
+    /// The words of the first one, as a power of two.
+    first: u32,
 }
 
 impl Memory {
@@ -102,13 +111,14 @@ impl Memory {
             match Chunk::new(order, before) {
                 Ok(chunk) => {
                     missing = missing.saturating_sub(chunk.bytes());
-                    before += chunk.len() as u64;
+                    before += chunk.len as u64;
                     chunks.push_within_capacity(chunk).map_err(|_| ENOMEM)?;
                 }
                 Err(error) => order = order.checked_sub(1).ok_or(error)?,
             }
         }
-        Ok(Self { chunks })
+        let first = chunks.first().map_or(0, |chunk| chunk.len.ilog2());
+        Ok(Self { chunks, first })
     }
 
     /// How many vectors a bio needs for all of it.
@@ -234,10 +244,12 @@ impl Memory {
 
     /// The memory from a word on, as far as it is adjacent: at most `most` words, none after the
     /// end.
+    #[inline]
     fn words(&self, from: u64, most: u64) -> &[u64] {
         let words = self
-            .place(from)
-            .and_then(|(chunk, skipped)| self.chunks.get(chunk)?.words().get(skipped..))
+            .chunks
+            .get(self.chunk_of(from))
+            .and_then(|chunk| chunk.words().get(chunk.place(from)..))
             .unwrap_or_default();
         words
             .get(..words.len().min(most as usize))
@@ -246,17 +258,28 @@ impl Memory {
 
     /// The same, to be changed, as far as it is adjacent.
     fn words_mut(&mut self, from: u64) -> &mut [u64] {
-        self.place(from)
-            .and_then(|(chunk, skipped)| self.chunks.get_mut(chunk)?.words_mut().get_mut(skipped..))
+        let chunk = self.chunk_of(from);
+        self.chunks
+            .get_mut(chunk)
+            .and_then(|chunk| {
+                let place = chunk.place(from);
+                chunk.words_mut().get_mut(place..)
+            })
             .unwrap_or_default()
     }
 
-    /// Which chunk a word is in, or the last one, and how many words of that are before it.
-    fn place(&self, word: u64) -> Option<(usize, usize)> {
-        let after = self.chunks.partition_point(|chunk| chunk.before <= word);
-        let index = after.checked_sub(1)?;
-        let chunk = self.chunks.get(index)?;
-        Some((index, (word - chunk.before) as usize))
+    /// Which chunk a word is in, if there is one that has it.
+    #[inline]
+    fn chunk_of(&self, word: u64) -> usize {
+        // Most are as large as the first one.
+        let guess = (word >> self.first) as usize;
+        match self.chunks.get(guess) {
+            Some(chunk) if chunk.place(word) < chunk.len => guess,
+            _ => {
+                let after = self.chunks.partition_point(|chunk| chunk.before <= word);
+                after.saturating_sub(1)
+            }
+        }
     }
 }
 
