@@ -46,37 +46,53 @@ impl Block<'_> {
 }
 
 /// Decides what becomes of the first sectors of what is left of a job's piece: those that become
-/// the same. Where more fillings than one have something to say, the first one of these counts.
+/// the same.
 pub(super) fn modify(job: Job<Filled>) -> Job<Ready> {
     let Filled { left, compares } = job.state;
     let engine = &job.engine;
     if job.run.fills {
         return job.ready(left.len(), Action::Fill);
     }
-    let delta: Option<&dyn Modify> = if compares { Some(&Delta) } else { None };
     let zeroes = engine.policy.sparse && engine.writes_zeroes() && !job.merges();
-    let sparse: Option<&dyn Modify> = if zeroes { Some(&Sparse) } else { None };
-    if delta.is_none() && sparse.is_none() {
+    let (sectors, action) = match (compares, zeroes) {
         // There is nothing to be looked at.
-        return job.ready(left.len(), copy::ACTION);
+        (false, false) => (left.len(), copy::ACTION),
+        (true, false) => look(&job, Delta),
+        (false, true) => look(&job, Sparse),
+        (true, true) => look(&job, (Delta, Sparse)),
+    };
+    job.ready(sectors, action)
+}
+
+/// Of two fillings the first one that has something to say counts.
+impl<First: Modify, Second: Modify> Modify for (First, Second) {
+    #[inline]
+    fn decide(&self, block: &Block<'_>) -> Option<Action> {
+        let (first, second) = self;
+        first.decide(block).or_else(|| second.decide(block))
     }
-    let geometry = &engine.mapping.geometry;
-    let on_clone = geometry.clone_sector(left);
+}
+
+/// How many of the first sectors of what is left become the same, and what: by what is in them.
+fn look(job: &Job<Filled>, filling: impl Modify) -> (u64, Action) {
+    let left = job.state.left;
+    let geometry = &job.engine.mapping.geometry;
     let block = BLOCK.max(geometry.clone_block());
     let (place, place_on_clone) = (job.place(left), job.place_on_clone(left));
-    let (sectors, action) = first_part(on_clone, left.len(), block, |from, sectors| {
-        let block = Block {
-            memory: job.slot.memory(),
-            at: place + from,
-            sectors,
-            on_clone: place_on_clone + from,
-        };
-        let mut fillings = [delta, sparse].into_iter().flatten();
-        fillings
-            .find_map(|filling| filling.decide(&block))
-            .unwrap_or(copy::ACTION)
-    });
-    job.ready(sectors, action)
+    first_part(
+        geometry.clone_sector(left),
+        left.len(),
+        block,
+        |from, sectors| {
+            let block = Block {
+                memory: job.slot.memory(),
+                at: place + from,
+                sectors,
+                on_clone: place_on_clone + from,
+            };
+            filling.decide(&block).unwrap_or(copy::ACTION)
+        },
+    )
 }
 
 /// How many of the first sectors become the same, and what. There are `len`, at sector `begin` of
