@@ -92,9 +92,8 @@ impl Engine {
     /// flight end, and then the clone is flushed. A verify ends, too.
     pub(crate) fn pause(self: &Arc<Self>) {
         let mut shared = self.shared.lock();
-        shared.pause();
-        shared.plan.clear();
-        shared.verify.stop();
+        shared.paused_before = shared.run == Run::Idle;
+        shared.pause_all();
         self.ended.notify_all();
         drop(shared);
         self.wake();

@@ -106,6 +106,9 @@ pub(super) enum Run {
 pub(super) struct Shared {
     pub(super) gate: Gate,
     pub(super) run: Run,
+    /// Whether it was to pause before anything was started: what another target has started, whose
+    /// state is taken over after that, pauses.
+    pub(super) paused_before: bool,
     /// Whether the next suspend that flushes copies the rest.
     pub(super) armed: bool,
     /// The kind of the last suspend.
@@ -229,6 +232,7 @@ impl Engine {
         let shared = Shared {
             gate: Gate::Shut,
             run: Run::Idle,
+            paused_before: false,
             armed: false,
             suspend: Suspend::Flush,
             ended_writes: None,
@@ -389,6 +393,13 @@ impl Shared {
             self.run = Run::Paused;
         }
         self.armed = false;
+    }
+
+    /// The same, and what was asked for is forgotten.
+    pub(super) fn pause_all(&mut self) {
+        self.pause();
+        self.plan.clear();
+        self.verify.stop();
     }
 
     /// The writes that wait for a hold are admitted anew.

@@ -176,6 +176,9 @@ impl Engine {
         if ours.run == Run::Idle {
             ours.run = run;
             ours.armed = armed;
+            if ours.paused_before {
+                ours.pause_all();
+            }
         }
         drop(ours);
         if started {

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from harness import io
-from harness.clone_rs import TRACK, Status, clone_table, linear_table
+from harness.clone_rs import TRACK, CloneDevice, Status, clone_table, linear_table
 from harness.data import stamped
+from harness.disk import Disk
 from harness.faulty import SAID
 from harness.fio import STEADY
 from harness.kernel_log import Guard
@@ -304,41 +305,72 @@ def test_what_was_written_while_suspended_elsewhere(rig: Rig) -> None:
         pair.finish("a write behind the target's back")
 
 
+LARGE = 8 << 26
+
+
+def large_and_small(rig: Rig, *features: object) -> tuple[CloneDevice, str, Disk, Disk]:
+    """A device with a target so large that its state takes a while to be taken over, and after it a
+    small one; its table, and the small one's disks."""
+    huge = [rig.mapped(f"0 {LARGE} zero").disk for _ in range(2)]
+    small = ("region_size", 8, "depth", 1, "batch", 8)
+    disks = rig.null_blk(2), rig.null_blk(2)
+    features = (*TRACK, "region_size", REGION, "batch", REGION, *features)
+    first = clone_table(*huge, features=(*TRACK, *small))
+    table = "\n".join((first, clone_table(*disks, start=LARGE, features=features)))
+    return rig.clone_of(table), table, *disks
+
+
+def act_between_the_tables(
+    rig: Rig, device: CloneDevice, table: str, part: float, act: Callable[[], None]
+) -> None:
+    """Reload, and act when the new table is live and that part of the time has passed which it
+    takes until it has the old one's state."""
+    device.load(table)
+    device.suspend()
+    began = time.monotonic()
+    device.resume()
+    takes = time.monotonic() - began
+    device.load(table)
+    device.suspend()
+    resume = rig.background(device.resume)
+    time.sleep(takes * part)
+    act()
+    resume.result()
+
+
+# Other moments in other rounds; where it comes earlier or later, nothing is tested.
+MOMENTS = (0.3, 0.5, 0.7)
+
+
 def test_start_between_the_tables(rig: Rig, kernel_log: Guard) -> None:
     """A `start` may come when the new table is live and has not yet taken over the state of the old
-    one, which takes the large target here so long: what has failed before is tried again."""
+    one: what has failed before is tried again."""
     kernel_log.allow(OURS + "(copy: |clone device )")
     kernel_log.allow(SAID)
-    length = 8 << 26
-    huge = [rig.mapped(f"0 {length} zero").disk for _ in range(2)]
-    small = ("region_size", 8, "depth", 1, "batch", 8)
-    backing, clone = rig.null_blk(2), rig.null_blk(2)
-    features = (*TRACK, "region_size", REGION, "batch", REGION, "on_read_error", "skip")
-    table = "\n".join(
-        (
-            clone_table(*huge, features=(*TRACK, *small)),
-            clone_table(backing, clone, start=length, features=features),
-        )
-    )
-    device = rig.clone_of(table)
-    # Other moments in other rounds; where it comes earlier or later, nothing is tested.
-    for part in (0.3, 0.5, 0.7):
+    device, table, backing, clone = large_and_small(rig, "on_read_error", "skip")
+
+    def start() -> None:
+        device.start(at=LARGE)
+
+    for part in MOMENTS:
         rig.badblocks(backing, 2 * REGION, 2 * REGION)
         rig.badblocks(clone, 0, 0)
-        device.copy(0, 4 * REGION, at=length)
+        device.copy(0, 4 * REGION, at=LARGE)
         device.wait_for(lambda now: now.health == "detached" and not now.copying, "ended", line=1)
         rig.no_badblocks(backing, 2 * REGION, 2 * REGION)
         rig.no_badblocks(clone, 0, 0)
-        device.load(table)
-        device.suspend()
-        began = time.monotonic()
-        device.resume()
-        takes = time.monotonic() - began
-        assert device.clone_status(1).health == "detached"
-        device.load(table)
-        device.suspend()
-        resume = rig.background(device.resume)
-        time.sleep(takes * part)
-        device.start(at=length)
-        resume.result()
+        act_between_the_tables(rig, device, table, part, start)
         assert device.wait_complete(line=1).health == "ok"
+
+
+def test_pause_between_the_tables(rig: Rig) -> None:
+    """The same for a `pause`, of copying that goes on all the time."""
+    device, table, *_ = large_and_small(rig, "rate", 4)
+
+    def pause() -> None:
+        device.pause(at=LARGE)
+
+    for part in MOMENTS:
+        device.start(at=LARGE)
+        act_between_the_tables(rig, device, table, part, pause)
+        assert device.clone_status(1).state == "paused"
