@@ -154,7 +154,7 @@ impl Geometry {
     }
 
     /// The regions that `range` touches.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn touched(&self, range: Range) -> Span {
         let first = self.region_of(range.start);
         let last = self.region_of(range.end() - 1);

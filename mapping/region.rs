@@ -144,7 +144,26 @@ impl RegionMap {
     /// Makes regions dirty: a write to them has ended, or they are to be copied again.
     #[inline]
     pub(crate) fn dirty(&self, span: Span) {
+        if !self.is_dirty_already(span) {
+            self.set_dirty(span);
+        }
+    }
+
+    #[inline(never)]
+    fn set_dirty(&self, span: Span) {
         self.change(span, |old, lanes| (old | (lanes & D)) & !(lanes & A));
+    }
+
+    /// Whether it is one region, which is dirty: most writes find it so, where much is written. It
+    /// is found out in a step that changes nothing, but is one like all others.
+    #[inline]
+    fn is_dirty_already(&self, span: Span) -> bool {
+        let region = span.first();
+        let Some(word) = self.words.get((region / LANES) as usize) else {
+            return false;
+        };
+        let lane = word.fetch_add(0, Full) >> (region % LANES * u64::from(LANE));
+        span.end() - region == 1 && lane & (D | A) & 0xff == D & 0xff
     }
 
     /// Makes those regions dirty that count as in sync, or will when their job ends: what the clone
