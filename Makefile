@@ -43,10 +43,10 @@ test-long:
 	@tests/run --long
 
 bench:
-	@vm/run -- python3 tests/bench/pass_through.py
+	@vm/run --counted -- python3 tests/bench/pass_through.py
 	@vm/run -- python3 tests/bench/copy_throughput.py
-	@vm/run -- python3 tests/bench/mirrored_write.py
-	@vm/run -- python3 tests/bench/modify.py
+	@vm/run --counted -- python3 tests/bench/mirrored_write.py
+	@vm/run --counted -- python3 tests/bench/modify.py
 	@vm/run -- python3 tests/bench/memory_speed.py
 
 shell:

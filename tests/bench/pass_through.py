@@ -84,7 +84,7 @@ def compare(load: str, linear: Device, resting: CloneDevice, copying: CloneDevic
 
 def main() -> None:
     """Set up the devices, measure, take them away."""
-    how = vars(arguments(__doc__.splitlines()[0], rounds=15, seconds=1.0))
+    how = vars(arguments(__doc__.splitlines()[0], rounds=3, seconds=1.0))
     print(f"passing through, {how['rounds']} rounds of {how['seconds']:g} s, queue depth 32;")
     print("ratio to dm-linear: median [95% interval]")
     with contextlib.ExitStack() as stack:
