@@ -384,6 +384,29 @@ mod tests {
         Ok(())
     }
 
+    /// As where memory was short: chunks of two pages, of one, and of one.
+    #[test]
+    fn words_are_found_in_smaller_chunks() -> Result {
+        let mut chunks = KVec::new();
+        let mut before = 0;
+        for order in [1, 0, 0] {
+            let chunk = Chunk::new(order, before)?;
+            before += chunk.len as u64;
+            chunks.push(chunk, GFP_KERNEL)?;
+        }
+        let first = order_for(2 * PAGE_SIZE) + PAGE_SIZE.ilog2() - size_of::<u64>().ilog2();
+        let mut memory = Memory { chunks, first };
+        for word in 0..before {
+            let words = memory.words_mut(word);
+            *words.first_mut().ok_or(EINVAL)? = word;
+        }
+        for word in 0..before {
+            assert_eq!(memory.words(word, 1), [word]);
+        }
+        assert!(memory.words(before, 1).is_empty() && memory.words_mut(before).is_empty());
+        Ok(())
+    }
+
     /// How long the best of some runs takes, in nanoseconds.
     fn best_time(work: impl Fn() -> bool) -> i64 {
         let run = |_| {
