@@ -51,6 +51,7 @@ impl Engine {
         // Together with the rest, as a state that is being taken over may be a detached one.
         self.mapping.attach();
         shared.run = Run::Started;
+        shared.to_pause = false;
         shared.flush_failed = false;
         let shut = shared.gate == Gate::Shut;
         if shut {
@@ -92,7 +93,7 @@ impl Engine {
     /// flight end, and then the clone is flushed. A verify ends, too.
     pub(crate) fn pause(self: &Arc<Self>) {
         let mut shared = self.shared.lock();
-        shared.paused_before = shared.run == Run::Idle;
+        shared.to_pause = true;
         shared.pause_all();
         self.ended.notify_all();
         drop(shared);

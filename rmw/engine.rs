@@ -106,9 +106,9 @@ pub(super) enum Run {
 pub(super) struct Shared {
     pub(super) gate: Gate,
     pub(super) run: Run,
-    /// Whether it was to pause before anything was started: what another target has started, whose
-    /// state is taken over after that, pauses.
-    pub(super) paused_before: bool,
+    /// Whether it was to pause since the last `start`: so does what another target did, whose state
+    /// is taken over after that.
+    pub(super) to_pause: bool,
     /// Whether the next suspend that flushes copies the rest.
     pub(super) armed: bool,
     /// The kind of the last suspend.
@@ -232,7 +232,7 @@ impl Engine {
         let shared = Shared {
             gate: Gate::Shut,
             run: Run::Idle,
-            paused_before: false,
+            to_pause: false,
             armed: false,
             suspend: Suspend::Flush,
             ended_writes: None,

@@ -176,9 +176,9 @@ impl Engine {
         if ours.run == Run::Idle {
             ours.run = run;
             ours.armed = armed;
-            if ours.paused_before {
-                ours.pause_all();
-            }
+        }
+        if ours.to_pause {
+            ours.pause_all();
         }
         drop(ours);
         if started {
@@ -188,6 +188,7 @@ impl Engine {
 
     /// Whether nothing was said to this engine.
     pub(crate) fn is_idle(&self) -> bool {
-        self.shared.lock().run == Run::Idle
+        let shared = self.shared.lock();
+        shared.run == Run::Idle && !shared.to_pause
     }
 }

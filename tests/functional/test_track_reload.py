@@ -308,37 +308,42 @@ def test_what_was_written_while_suspended_elsewhere(rig: Rig) -> None:
 LARGE = 8 << 26
 
 
-def large_and_small(rig: Rig, *features: object) -> tuple[CloneDevice, str, Disk, Disk]:
-    """A device with a target so large that its state takes a while to be taken over, and after it a
-    small one; its table, and the small one's disks."""
+def large_and_small(rig: Rig) -> tuple[Callable[..., str], Disk, Disk]:
+    """What makes a table, of a target so large that its state takes a while to be taken over, and
+    after it a small one with some features; and the small one's disks."""
     huge = [rig.mapped(f"0 {LARGE} zero").disk for _ in range(2)]
-    small = ("region_size", 8, "depth", 1, "batch", 8)
+    first = clone_table(*huge, features=(*TRACK, "region_size", 8, "depth", 1, "batch", 8))
     disks = rig.null_blk(2), rig.null_blk(2)
-    features = (*TRACK, "region_size", REGION, "batch", REGION, *features)
-    first = clone_table(*huge, features=(*TRACK, *small))
-    table = "\n".join((first, clone_table(*disks, start=LARGE, features=features)))
-    return rig.clone_of(table), table, *disks
+
+    def table(*features: object) -> str:
+        features = (*TRACK, "region_size", REGION, "batch", REGION, *features)
+        return "\n".join((first, clone_table(*disks, start=LARGE, features=features)))
+
+    return table, *disks
 
 
-def act_between_the_tables(
-    rig: Rig, device: CloneDevice, table: str, part: float, act: Callable[[], None]
-) -> None:
-    """Reload, and act when the new table is live and that part of the time has passed which it
-    takes until it has the old one's state."""
+def timed_reload(device: CloneDevice, table: str) -> float:
+    """Reload; how many seconds it takes until the new table has the old one's state."""
     device.load(table)
     device.suspend()
     began = time.monotonic()
     device.resume()
-    takes = time.monotonic() - began
+    return time.monotonic() - began
+
+
+def act_in_reload(
+    rig: Rig, device: CloneDevice, table: str, seconds: float, act: Callable[[], None]
+) -> None:
+    """Reload, and act when the new table is live for so long."""
     device.load(table)
     device.suspend()
     resume = rig.background(device.resume)
-    time.sleep(takes * part)
+    time.sleep(seconds)
     act()
     resume.result()
 
 
-# Other moments in other rounds; where it comes earlier or later, nothing is tested.
+# Parts of that time, others in other rounds; where something comes later nothing is tested.
 MOMENTS = (0.3, 0.5, 0.7)
 
 
@@ -347,7 +352,9 @@ def test_start_between_the_tables(rig: Rig, kernel_log: Guard) -> None:
     one: what has failed before is tried again."""
     kernel_log.allow(OURS + "(copy: |clone device )")
     kernel_log.allow(SAID)
-    device, table, backing, clone = large_and_small(rig, "on_read_error", "skip")
+    table_of, backing, clone = large_and_small(rig)
+    table = table_of("on_read_error", "skip")
+    device = rig.clone_of(table)
 
     def start() -> None:
         device.start(at=LARGE)
@@ -359,18 +366,52 @@ def test_start_between_the_tables(rig: Rig, kernel_log: Guard) -> None:
         device.wait_for(lambda now: now.health == "detached" and not now.copying, "ended", line=1)
         rig.no_badblocks(backing, 2 * REGION, 2 * REGION)
         rig.no_badblocks(clone, 0, 0)
-        act_between_the_tables(rig, device, table, part, start)
+        takes = timed_reload(device, table)
+        assert device.clone_status(1).health == "detached"
+        act_in_reload(rig, device, table, takes * part, start)
         assert device.wait_complete(line=1).health == "ok"
 
 
 def test_pause_between_the_tables(rig: Rig) -> None:
     """The same for a `pause`, of copying that goes on all the time."""
-    device, table, *_ = large_and_small(rig, "rate", 4)
+    table = large_and_small(rig)[0]("rate", 4)
+    device = rig.clone_of(table)
 
     def pause() -> None:
         device.pause(at=LARGE)
 
     for part in MOMENTS:
         device.start(at=LARGE)
-        act_between_the_tables(rig, device, table, part, pause)
+        act_in_reload(rig, device, table, timed_reload(device, table) * part, pause)
         assert device.clone_status(1).state == "paused"
+
+
+def test_start_and_pause_between_the_tables(rig: Rig) -> None:
+    """What was asked for of the old table is forgotten, also where a `start` came before the
+    `pause`."""
+    table = large_and_small(rig)[0]("rate", 4)
+    device = rig.clone_of(table)
+
+    def start_and_pause() -> None:
+        device.start(at=LARGE)
+        device.pause(at=LARGE)
+
+    for part in MOMENTS:
+        device.copy(REGION, 8 * REGION, at=LARGE)
+        act_in_reload(rig, device, table, timed_reload(device, table) * part, start_and_pause)
+        status = device.clone_status(1)
+        assert (status.state, status.copying) == ("paused", 0)
+
+
+def test_pause_before_autostart(rig: Rig) -> None:
+    """What would start by itself does not, where a `pause` came before."""
+    table_of, *_ = large_and_small(rig)
+    device = rig.clone_of(table_of())
+
+    def pause() -> None:
+        device.pause(at=LARGE)
+
+    for part in MOMENTS:
+        takes = timed_reload(device, table_of())
+        act_in_reload(rig, device, table_of("rate", 4, "autostart"), takes * part, pause)
+        assert device.clone_status(1).state in ("idle", "paused")
