@@ -119,6 +119,11 @@ def test_what_a_write_sends(rig: Rig) -> None:
         (0, 1): [("R", 16, 8), ("W", 16, 8)],
         (4, 3): [("R", 24, 8), ("W", 24, 8)],
         (11, 16): [("W", 32, 16)],
+        (10, 18): [
+            *[("R", 24, 8), ("W", 24, 8)],
+            *[("W", 32, 16)],
+            *[("R", 48, 8), ("W", 48, 8)],
+        ],
         # Only what is merged needs memory of ours: the rest may be as long as it likes.
         (3, 603): [("W", 24, 600), ("R", 624, 8), ("W", 624, 8)],
     }.items():
