@@ -53,9 +53,10 @@ class Zeroing:
                 place = slice(at * SECTOR, (at + count) * SECTOR)
                 sector = self._first + at
                 match choose.randrange(4):
-                    case 0 if can_discard and self.discards:
-                        io.range_ioctl(fd, io.BLKDISCARD, sector, count)
-                        held[place] = io.pread(fd, sector, count)
+                    case 0 if can_discard:
+                        if self.discards:
+                            io.range_ioctl(fd, io.BLKDISCARD, sector, count)
+                            held[place] = io.pread(fd, sector, count)
                     case 1:
                         io.range_ioctl(fd, io.BLKZEROOUT, sector, count)
                         held[place] = bytes(count * SECTOR)
