@@ -3,8 +3,8 @@
 
 What is compared is measured in turn, round after round. The figure is the median over the rounds of
 the ratio to the yardstick of the same round, with the interval that has the true median in it in 95
-of 100 cases. The yardstick is measured a second time in each round: that ratio shows how far noise
-alone moves one.
+of 100 cases; of fewer than six rounds it is the least and the largest. The yardstick is measured a
+second time in each round: that ratio shows how far noise alone moves one.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Comparison:
         self._functions = functions | {self.again: functions[self.yardstick]}
 
     def run(self, rounds: int) -> dict[str, list[float]]:
-        """Measure; each comes first as often as the others."""
+        """Measure; another one comes first in each round."""
         names = list(self._functions)
         seen: dict[str, list[float]] = {name: [] for name in names}
         for turn in range(rounds):
