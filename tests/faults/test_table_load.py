@@ -181,7 +181,9 @@ def test_lost_memory_is_seen(rig: Rig, kernel_log: Guard) -> None:
 def test_single_pages_only(rig: Rig, kernel_log: Guard, batch: int, fits: bool) -> None:
     """Where no two pages are to be had together, a job's memory consists of single ones, as many as
     a bio can carry; a larger batch is refused, and gives back what it had got."""
-    loading = Loading(rig, kernel_log, (*TRACK, "depth", 2, "batch", batch))
+    # More jobs than a slab has objects left, of those that are larger than a page.
+    depth = 32 if fits else 2
+    loading = Loading(rig, kernel_log, (*TRACK, "depth", depth, "batch", batch))
     faults = {"min_order": 1, "probability": 100, "times": -1}
     with faults_below("fail_page_alloc", Code.of_module(), **faults), memory_is_balanced():
         if fits:

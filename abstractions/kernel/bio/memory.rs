@@ -3,7 +3,10 @@
 //! The memory that a bio of our own reads into and writes from.
 
 use super::{BioSet, SECTOR_SIZE};
-use crate::abstractions::bindings;
+use crate::abstractions::{
+    bindings,
+    kernel::mm::large_vec, //
+};
 use core::ptr::NonNull;
 use kernel::{
     page::PAGE_SIZE,
@@ -89,7 +92,7 @@ impl Drop for Chunk {
 /// Memory for some sectors, in pieces that are each adjacent.
 pub(crate) struct Memory {
     /// None is larger than one before it.
-    chunks: KVec<Chunk>,
+    chunks: KVVec<Chunk>,
     /// The words of the first one, as a power of two.
     first: u32,
 }
@@ -101,8 +104,8 @@ impl Memory {
     /// too small for one bio; the OOM killer is never called.
     pub(super) fn new(sectors: u32) -> Result<Self> {
         let bytes = (sectors as usize).checked_mul(SECTOR_SIZE).ok_or(EINVAL)?;
-        let mut chunks =
-            KVec::with_capacity(bytes.div_ceil(PAGE_SIZE).min(BioSet::MAX_VECS), GFP_KERNEL)?;
+        // More than a page where there are many: not adjacent ones, either.
+        let mut chunks = large_vec(bytes.div_ceil(PAGE_SIZE).min(BioSet::MAX_VECS))?;
         let (mut missing, mut before) = (bytes, 0);
         let mut order = PREFERRED_ORDER.max(order_for(bytes.div_ceil(BioSet::MAX_VECS)));
 
@@ -387,7 +390,7 @@ mod tests {
     /// As where memory was short: chunks of two pages, of one, and of one.
     #[test]
     fn words_are_found_in_smaller_chunks() -> Result {
-        let mut chunks = KVec::new();
+        let mut chunks = KVVec::new();
         let mut before = 0;
         for order in [1, 0, 0] {
             let chunk = Chunk::new(order, before)?;
