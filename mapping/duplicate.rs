@@ -21,7 +21,7 @@ use super::{
     Held, Mapping, Wake,
 };
 use crate::abstractions::{
-    bio::{self, BioOwner, BioSet, BufferedBio, Manner, Status, TwinBio},
+    bio::{self, BioOwner, BioSet, BufferedBio, Manner, Op, Status, TwinBio},
     device_mapper::{BioShare, EndResult, EndingBio, MappedBio},
     workqueue::{enqueue, OwnedQueue, QueuedItem},
 };
@@ -119,7 +119,7 @@ impl WorkItem for Twin {
 /// A piece has ended. Context: process where it failed or is not the last one, else any.
 fn go_on(mut twin: Pin<KBox<Twin>>) {
     let this = twin.as_mut().project();
-    let has_data = this.bio.has_data();
+    let op = this.bio.op();
     let (Some(flight), Some(share)) = (this.flight.take(), this.bio.take_share()) else {
         pr_warn_once!("a bio for the clone came back that was not sent\n");
         return;
@@ -143,7 +143,7 @@ fn go_on(mut twin: Pin<KBox<Twin>>) {
             piece,
             ..
         } = flight;
-        (flight.mapping).leg_failed((ticket, kind), piece, status, has_data);
+        (flight.mapping).leg_failed((ticket, kind), op, piece, status);
     }
     flight.mapping.put_home(Leg::Twin(twin), written);
     // The last of its bios may end with the share, and the target be gone after that: the flight's
@@ -283,19 +283,19 @@ impl Mapping {
     pub(super) fn leg_failed(
         &self,
         (ticket, kind): (Ticket, Kind),
+        op: Op,
         range: Range,
         status: Status,
-        has_data: bool,
     ) {
         // What the clone can't do in that shape is no error of it: it is copied instead. A discard
         // leaves nothing to be copied. SCSI disks say so only when they are asked to.
         let unfit = [Status::NOT_SUPPORTED, Status::INVALID].contains(&status)
-            || !has_data && status == Status::TARGET;
+            || ![Op::Read, Op::Write].contains(&op) && status == Status::TARGET;
         if kind == Kind::Duplicate {
             self.missed(ticket);
         }
         if let Some(copier) = self.copier().filter(|_| !unfit) {
-            copier.clone_failed(range, status.to_errno());
+            copier.clone_failed(op, range, status.to_errno());
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
     Mapping,
 };
 use crate::abstractions::{
-    bio::{self, BioOwner, BioSet, BufferedBio, Manner, Status},
+    bio::{self, BioOwner, BioSet, BufferedBio, Manner, Op, Status},
     device_mapper::BioShare,
     workqueue::{enqueue, OwnedQueue, QueuedItem},
 };
@@ -186,10 +186,16 @@ impl Merge {
             ticket,
             share,
             piece,
+            stage,
             ..
         } = flight;
         if let Some(status) = failure {
-            mapping.leg_failed((ticket, Kind::Duplicate), piece, status, true);
+            let op = if stage == Stage::Write {
+                Op::Write
+            } else {
+                Op::Read
+            };
+            mapping.leg_failed((ticket, Kind::Duplicate), op, piece, status);
         }
         mapping.put_home(Leg::Merge(self), None);
         // As for a twin.

@@ -71,8 +71,9 @@ pub(crate) trait Copier: Send + Sync {
     /// Something may have to be copied, or flushed. Context: any.
     fn wake(self: Arc<Self>);
 
-    /// A write to the clone has failed that was a user's, with an errno. Context: process.
-    fn clone_failed(self: Arc<Self>, range: Range, errno: c_int);
+    /// What a user's bio asked of the clone has failed with an errno, or what had to be read there
+    /// for it. Context: process.
+    fn clone_failed(self: Arc<Self>, op: Op, range: Range, errno: c_int);
 }
 
 /// The two devices that bios go to.

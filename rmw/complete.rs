@@ -9,7 +9,7 @@ use super::{
     job::{Action, Bad, Claimed, Fetched, Job, Part, Ready},
 };
 use crate::{
-    abstractions::bio::Priority,
+    abstractions::bio::{Op, Priority},
     mapping::{geometry::Range, region::Claim},
 };
 use kernel::{prelude::*, sync::Arc};
@@ -104,7 +104,7 @@ pub(super) fn found_bad(job: &mut Job<Claimed>, errno: c_int) {
     // Of a region with several bad blocks the first one counts.
     let bad = job.run.bad.filter(|bad| bad.region == region);
     job.run.bad = Some(bad.unwrap_or(Bad { region, retries }));
-    record(&job.engine, Side::Backing, "read", piece, errno);
+    record(&job.engine, Side::Backing, Op::Read, piece, errno);
 }
 
 /// The job may not go on; its regions wait again.
@@ -117,7 +117,7 @@ pub(super) fn put_back<State>(job: Job<State>) {
 /// The piece could not be read, and nothing more is tried.
 pub(super) fn read_failed(job: Job<Claimed>, errno: c_int) {
     let retries = job.engine.shared.lock().retries;
-    record(&job.engine, Side::Backing, "read", job.run.piece, errno);
+    record(&job.engine, Side::Backing, Op::Read, job.run.piece, errno);
     match job.engine.policy.on_read_error {
         OnReadError::Stop => job.engine.mapping.regions.put_back(job.run.claim),
         OnReadError::Skip => put_aside(&job, job.run.claim, retries),
@@ -127,16 +127,21 @@ pub(super) fn read_failed(job: Job<Claimed>, errno: c_int) {
 
 /// The part could not be written.
 pub(super) fn write_failed(job: Job<Ready>, errno: c_int) {
-    clone_failed("write", job.state.part.range, job, errno);
+    let Part { range, action } = job.state.part;
+    let op = match action {
+        Action::Zero => Op::WriteZeroes,
+        Action::Write | Action::Keep | Action::Fill => Op::Write,
+    };
+    clone_failed(op, range, job, errno);
 }
 
 /// What the clone has could not be read, without which the piece can't be written.
 pub(super) fn merge_failed(job: Job<Fetched>, errno: c_int) {
-    clone_failed("read", job.run.piece, job, errno);
+    clone_failed(Op::Read, job.run.piece, job, errno);
 }
 
-fn clone_failed<State>(what: &str, range: Range, job: Job<State>, errno: c_int) {
-    record(&job.engine, Side::Clone, what, range, errno);
+fn clone_failed<State>(op: Op, range: Range, job: Job<State>, errno: c_int) {
+    record(&job.engine, Side::Clone, op, range, errno);
     job.engine.mapping.regions.put_back(job.run.claim);
     end(job);
 }
@@ -156,10 +161,10 @@ fn end<State>(job: Job<State>) {
     job.engine.put_home(job.slot);
 }
 
-/// A piece of a job has failed, or a user's write to the clone; `what` says how. Its regions are
+/// A piece of a job has failed, or what a user's bio asked of the clone. Its regions are
 /// given back after this: who sees that no job is in flight any more sees all errors, too. Context:
 /// process.
-pub(super) fn record(engine: &Arc<Engine>, side: Side, what: &str, piece: Range, errno: c_int) {
+pub(super) fn record(engine: &Arc<Engine>, side: Side, op: Op, piece: Range, errno: c_int) {
     let mapping = &engine.mapping;
     let (device, sector) = match side {
         Side::Backing => (
@@ -172,7 +177,7 @@ pub(super) fn record(engine: &Arc<Engine>, side: Side, what: &str, piece: Range,
         pr_err!(
             "{}: copy: {} of {} sectors at sector {} of {} failed with {}\n",
             engine.name,
-            what,
+            op.name(),
             piece.len(),
             sector,
             **device,

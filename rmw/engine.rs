@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     abstractions::{
+        bio::Op,
         device_mapper::{DeviceName, MappedDevice, Suspend},
         ratelimit::RateLimit,
         sync::lock::irq_spinlock::{new_irq_spinlock, IrqSpinLock},
@@ -204,8 +205,8 @@ impl Copier for Engine {
         Self::wake(&self);
     }
 
-    fn clone_failed(self: Arc<Self>, range: Range, errno: c_int) {
-        complete::record(&self, Side::Clone, "write", range, errno);
+    fn clone_failed(self: Arc<Self>, op: Op, range: Range, errno: c_int) {
+        complete::record(&self, Side::Clone, op, range, errno);
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Counters {
     pub(crate) mismatched: u64,
     /// Could not be read.
     pub(crate) read_errors: u64,
-    /// Could not be written, or read by a verify.
+    /// Could not be written, or read by a verify or for a merge.
     pub(crate) clone_errors: u64,
 }
 

@@ -65,6 +65,19 @@ impl Op {
             _ => Self::Other,
         }
     }
+
+    /// How the log calls it, as `blk_op_str` does.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Flush => "flush",
+            Self::Discard => "discard",
+            Self::SecureErase => "secure erase",
+            Self::WriteZeroes => "write zeroes",
+            Self::Other => "another operation",
+        }
+    }
 }
 
 /// How a bio ended (`blk_status_t`).

@@ -39,6 +39,8 @@ def test_mirrored_write(rig: Rig, kernel_log: Guard, kind: type, place: tuple[in
     status = pair.device.wait_for(lambda status: status.health == "detached", "detached")
     assert status.counters["clone_errors"] == place[1]
     assert pair.device.errors().failures == [("clone", errno.EIO, *place)]
+    failed = "read" if kind is FlakeyReads else "write"
+    assert f"copy: {failed} of {place[1]} sectors at sector " in kernel_log.text()
     assert status.in_sync < status.total
     faulty.heal()
     pair.device.start_and_wait()

@@ -148,10 +148,10 @@ impl TwinBio {
         Ok(())
     }
 
-    /// Whether the bio was prepared as a write of data.
-    pub(crate) fn has_data(&self) -> bool {
+    /// What the bio was prepared to do.
+    pub(crate) fn op(&self) -> Op {
         // SAFETY: The bio is owned and not in flight.
-        Op::from_opf(unsafe { (*self.bio.as_ptr()).bi_opf }) == Op::Write
+        Op::from_opf(unsafe { (*self.bio.as_ptr()).bi_opf })
     }
 
     /// Gives back the share that the bio was prepared with.
