@@ -277,7 +277,9 @@ impl Mapping {
         if intent.what == What::Write {
             if may_split {
                 let most = if intent.moved { COPY_SECTORS } else { u64::MAX };
-                intent.range = self.geometry.first_of_write(intent.range, most);
+                intent.range = self
+                    .geometry
+                    .first_of_write(intent.range, most, COPY_SECTORS);
             }
             intent.merged = self.geometry.is_part(intent.range);
             // Zeroes for a part of a block are copied; and what can't be, as who sends it does not

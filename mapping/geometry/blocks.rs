@@ -3,7 +3,7 @@
 //! The logical blocks of both devices. What is no whole blocks of the clone is a part: it can't be
 //! written there without the rest of its blocks.
 
-use super::{super::stock::COPY_SECTORS, Geometry, GeometryError, Range, MAX_REGIONS};
+use super::{Geometry, GeometryError, Range, MAX_REGIONS};
 use kernel::prelude::*;
 
 /// The whole logical blocks of a device that hold a range.
@@ -134,11 +134,11 @@ impl Geometry {
     }
 
     /// The first sectors of a user's write, which has whole blocks of the backing device: at most
-    /// `most`, and whole blocks of the clone or a part of one; where that can't be, no more than
-    /// can be merged.
-    pub(crate) fn first_of_write(&self, range: Range, most: u64) -> Range {
+    /// `most`, and whole blocks of the clone or a part of one; where that can't be, at most
+    /// `most_merged`.
+    pub(crate) fn first_of_write(&self, range: Range, most: u64, most_merged: u64) -> Range {
         let (first, _) = if self.is_skewed() && self.is_part(range) {
-            range.split(most.min(COPY_SECTORS))
+            range.split(most.min(most_merged))
         } else if self.is_skewed() {
             range.split(most)
         } else {
@@ -278,9 +278,10 @@ mod tests {
             for start in (0..96).step_by(backing_block as usize) {
                 let range = geometry.range(start, (96 - start) / block * block);
                 let range = range.ok_or(EINVAL)?;
-                let first = geometry.first_of_write(range, 64);
+                let first = geometry.first_of_write(range, 64, 32);
                 assert!(first.start() == start && (1..=64).contains(&first.len()));
                 assert_eq!(first.len() % block, 0);
+                assert!(!geometry.is_part(first) || first.len() <= 32);
                 // What is longer is merged as a whole.
                 let blocks = geometry.clone_blocks(first).sectors;
                 assert!(!geometry.is_part(first) || blocks == 8 || block > 1);
