@@ -127,7 +127,7 @@ pub(super) struct Shared {
     pub(super) urgent_job: bool,
     /// The job that has writes wait, until nothing is on its way to its regions any more.
     pub(super) parked: Option<Job<Claimed>>,
-    /// When the writes that wait for a job go on without it.
+    /// When the writes that wait for a job go on without it, unless some of it is done before.
     pub(super) hold_ends: Option<i64>,
     /// When a job may have writes wait again.
     pub(super) hold_from: i64,
@@ -401,6 +401,14 @@ impl Shared {
         self.pause();
         self.plan.clear();
         self.verify.stop();
+    }
+
+    /// Something was done of what writes wait for: they go on waiting. So a hold ends with its
+    /// copy, or after [`Pace::HOLD`] in which nothing was done.
+    pub(super) fn go_on_holding(&mut self, mapping: &Mapping, number: u64) {
+        if mapping.is_held(number) {
+            self.hold_ends = Some(self.pace.now() + Pace::HOLD.as_nanos());
+        }
     }
 
     /// The writes that wait for a hold are admitted anew.

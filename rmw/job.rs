@@ -19,6 +19,10 @@ use crate::{
 };
 use kernel::{prelude::*, sync::Arc};
 
+/// So many sectors of what writes wait for are copied at a time at the most, so that a slow clone
+/// is not taken for one that hangs ([`Pace::HOLD`](super::pace::Pace::HOLD)).
+const HELD: u64 = 256;
+
 /// The job has claimed regions; its memory holds nothing.
 pub(super) struct Claimed;
 /// The memory holds what the piece has on the backing device, or zeroes for it, but not yet all
@@ -114,7 +118,11 @@ impl Job<Claimed> {
             hold,
         } = claimed;
         let compares = engine.policy.delta && !doubted;
-        let narrow = Narrow::new(slot.most(compares));
+        let most = match hold {
+            Some(_) => slot.most(compares).min(HELD),
+            None => slot.most(compares),
+        };
+        let narrow = Narrow::new(most);
         let geometry = &engine.mapping.geometry;
         let (piece, rest) = geometry.cut(geometry.sectors(claim.span), narrow.step());
         let run = Run {
@@ -235,6 +243,14 @@ impl<State> Job<State> {
         self.engine.mapping.geometry.is_part(self.run.piece)
     }
 
+    /// The job has got on: where writes wait for it, they go on doing so.
+    pub(super) fn go_on_holding(&self) {
+        if let Some(number) = self.run.hold {
+            let mapping = &self.engine.mapping;
+            self.engine.shared.lock().go_on_holding(mapping, number);
+        }
+    }
+
     /// The same job in another state; the caller knows that it is in that.
     fn at<Other>(self, state: Other) -> Job<Other> {
         Job {
@@ -320,6 +336,9 @@ pub(super) fn go_on(slot: Pin<KBox<Slot>>, flight: Flight) {
         run,
         state: (),
     };
+    if status.is_ok() {
+        job.go_on_holding();
+    }
     match task {
         Task::Read(_) if status.is_ok() => fetched(job.at(Fetched)),
         Task::Read(_) => read::failed(job.at(Claimed), status),

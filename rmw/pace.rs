@@ -26,7 +26,7 @@ impl Pace {
     /// again is not copied each time.
     pub(super) const PASS: Delta = Delta::from_millis(200);
 
-    /// So long writes wait for a job at the most.
+    /// So long writes wait for a job at the most of which nothing is done meanwhile.
     pub(super) const HOLD: Delta = Delta::from_millis(1000);
 
     /// And so long none has to after one has waited in vain.

@@ -68,7 +68,10 @@ fn go_on_if_drained(engine: &Arc<Engine>) {
         (shared.parked.take(), late)
     };
     match parked {
-        Some(job) if job.is_drained() => read::submit(job),
+        Some(job) if job.is_drained() => {
+            job.go_on_holding();
+            read::submit(job);
+        }
         Some(job) if late => complete::put_back(job),
         Some(job) => engine.park(job),
         None => {}

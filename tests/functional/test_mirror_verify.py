@@ -85,3 +85,22 @@ def test_copying_ends_under_load(rig: Rig, features: tuple) -> None:
     pair.device.suspend()
     pair.check_finished("the load has ended")
     pair.device.resume()
+
+
+@pytest.mark.parametrize(
+    ("size", "features"), [(4, ("region_size", 8192, "depth", 1, "batch", 64)), (2, ())]
+)
+def test_slow_copies_under_load(rig: Rig, size: int, features: tuple) -> None:
+    """Copies that take several times as long as writes wait for one that does nothing, be it for
+    the size of a region or of a job: they wait as long as it goes on, and copying ends."""
+    pair = Pair(rig, rig.null_blk(size), rig.slow(size, mbps=1), features=features, mode="mirror")
+    load = rig.fio(pair.device.disk, rw="randwrite", bs="4k", iodepth=8, time_based=1, runtime=300)
+    load.wait_for_load()
+    pair.device.start()
+    status = pair.device.wait_complete(timeout=100)
+    assert status.counters["recopied"] > 0
+    load.stop()
+    load.wait()
+    pair.device.suspend()
+    pair.check_finished("the load has ended")
+    pair.device.resume()
