@@ -49,12 +49,39 @@ impl Mapping {
         Ok(())
     }
 
+    /// Changes what it depends on whether writes go to both devices. Where they begin to, what went
+    /// past the table until now may make something dirty yet: it is waited for before the copy is
+    /// complete. The caller wakes.
     fn change(&self, change: impl FnOnce(&mut Traffic)) {
         let mut traffic = self.traffic.lock();
         change(&mut traffic);
         let mirrors = traffic.mode == Mode::Mirror && traffic.engaged;
         traffic.mirrored |= mirrors;
+        let begins = mirrors && !self.mirrors.load(Relaxed);
         self.mirrors.store(mirrors, Relaxed);
+        if begins {
+            // A write that saw the old mode finds the way closed.
+            traffic.passing = Some(self.bypass.close());
+            let _ = self.phase.step_back();
+        } else if !mirrors {
+            traffic.passing = None;
+            self.let_pass(&traffic);
+        }
+    }
+
+    /// Writes may go past the table where nobody has to know of them.
+    pub(super) fn let_pass(&self, traffic: &Traffic) {
+        if !traffic.verifies && !self.mirrors.load(Relaxed) {
+            self.bypass.open();
+        }
+    }
+
+    /// Whether all writes have ended that went past the table before the mode was `mirror`; nobody
+    /// tells when they have.
+    pub(crate) fn none_passes(&self) -> bool {
+        let mut traffic = self.traffic.lock();
+        traffic.passing = (traffic.passing).filter(|&period| !self.bypass.is_over(period));
+        traffic.passing.is_none()
     }
 
     /// Whether bios go to the clone. Context: any.

@@ -3,7 +3,8 @@
 //! Writes that go past the table: those of `track`, of which nobody has to know before they end.
 //!
 //! Who looks at both devices has to know, as such a write may be on the backing device while its
-//! region still counts as in sync: meanwhile they enter the table as all others do.
+//! region still counts as in sync: meanwhile they enter the table as all others do. So they do in
+//! `mirror`, where a complete copy stays so.
 
 use crate::abstractions::sync::srcu::{GracePeriod, Section, Srcu};
 use kernel::{

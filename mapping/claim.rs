@@ -129,7 +129,7 @@ impl Mapping {
         }
     }
 
-    /// Whether no write is on its way that will leave something dirty; else its end wakes.
+    /// Whether no write is in the table that will leave something dirty; else its end wakes.
     pub(crate) fn is_settled(&self) -> bool {
         let mut traffic = self.traffic.lock();
         let settled = traffic.in_flight.plain() == 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is in flight of the user's bios that a job must know of: in `mirror` all writes, and in
-//! every mode discards.
+//! What is in flight of the user's bios that a job must know of: in `mirror` and during a verify
+//! all writes, and always discards.
 //!
 //! A plain table, protected by one lock of its owner's. Whoever enters it looks at the regions in
 //! the same critical section, and so does a job that claims regions: one of the two comes first,

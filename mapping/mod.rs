@@ -127,8 +127,8 @@ pub(crate) struct Settings {
 
 /// What is known of each region of a target, and kept true by all that its bios and jobs do.
 ///
-/// Locking: `traffic` may be taken in any context; under it only the locks of workqueues are taken,
-/// and nothing is submitted or ended.
+/// Locking: `traffic` may be taken in any context; under it only the locks of workqueues and of
+/// SRCU are taken, and nothing is submitted or ended.
 #[pin_data]
 pub(crate) struct Mapping {
     pub(crate) geometry: Geometry,
@@ -255,7 +255,7 @@ impl Mapping {
                     *bio.data_mut() = Effect::Write(range, section);
                     bio.remap(&self.legs.backing, self.geometry.backing_sector(range))
                 }
-                None => self.admit(bio, Intent::new(range, What::BackingOnly)),
+                None => self.admit(bio, self.late_intent(range, rules, &request)),
             },
             Route::Enter(intent) => self.admit(bio, intent),
             Route::Flush => self.map_flush(bio),
@@ -263,6 +263,20 @@ impl Mapping {
                 pr_warn_once!("a bio for {} lies outside its target\n", *self.legs.backing);
                 bio.end(Status::IO_ERROR)
             }
+        }
+    }
+
+    /// What a write is to do that found the way past the table closed: a verify goes on, or the
+    /// mode is `mirror` since the look at it. As in `mirror`: where it is not, or not any more when
+    /// the write is admitted, it goes to the backing device only.
+    fn late_intent(&self, range: Range, rules: Rules, request: &Request) -> Intent {
+        let rules = Rules {
+            mirrors: true,
+            ..rules
+        };
+        match route(&self.geometry, rules, request) {
+            Route::Enter(intent) => intent,
+            _ => Intent::new(range, What::BackingOnly),
         }
     }
 
@@ -385,10 +399,11 @@ impl Mapping {
         let (ours, theirs) = (self.geometry.len(), other.geometry.len());
         let partial = ours > theirs && other.geometry.ends_within_a_region();
         self.regions.adopt(&other.regions, partial);
+        self.adopt_traffic(other);
+        // After that, which may step back: here nothing has gone past the table yet.
         if ours <= theirs {
             self.phase.adopt(&other.phase);
         }
-        self.adopt_traffic(other);
     }
 }
 

@@ -6,7 +6,7 @@
 //! back from both: it makes its regions dirty, and then looks here. Who completes does it the other
 //! way round: it goes to `completing`, and then looks at the regions. Each of these steps is a full
 //! barrier, so one of the two sees the other. The clone is flushed between `completing` and
-//! `complete`.
+//! `complete`. The switch to `mirror` steps back, too: writes of `track` may be on their way.
 
 use kernel::sync::atomic::{Atomic, Full, Relaxed};
 

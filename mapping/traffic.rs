@@ -25,7 +25,11 @@ use super::{
     stock::{Leg, Stock, Supplies, COPY_SECTORS},
     unflushed::Unflushed,
 };
-use crate::abstractions::{bio::BufferedBio, device_mapper::HeldList};
+use crate::abstractions::{
+    bio::BufferedBio,
+    device_mapper::HeldList,
+    sync::srcu::GracePeriod, //
+};
 use kernel::prelude::*;
 
 /// What user writes do to the clone.
@@ -68,6 +72,8 @@ pub(super) struct Traffic {
     pub(super) watched: bool,
     /// Whether a verify goes on, which has to know of all that is sent.
     pub(super) verifies: bool,
+    /// When writes will have ended that went past the table before writes went to both devices.
+    pub(super) passing: Option<GracePeriod>,
     /// The regions whose job has writes wait, and the hold's number.
     pub(super) hold: Option<(Range, u64)>,
     /// How many holds there were.
@@ -120,6 +126,7 @@ impl Traffic {
             stock: stock.unwrap_or(Stock::empty()),
             watched: false,
             verifies: false,
+            passing: None,
             hold: None,
             holds: 0,
             may_hold: false,

@@ -26,7 +26,8 @@ impl Mapping {
     /// [`all_enter`](Self::all_enter) says so.
     pub(crate) fn have_writes_enter(&self) -> GracePeriod {
         // Before a range can be watched.
-        self.traffic.lock().verifies = true;
+        let mut traffic = self.traffic.lock();
+        traffic.verifies = true;
         self.bypass.close()
     }
 
@@ -37,8 +38,9 @@ impl Mapping {
 
     /// Nobody looks any more.
     pub(crate) fn let_writes_pass(&self) {
-        self.bypass.open();
-        self.traffic.lock().verifies = false;
+        let mut traffic = self.traffic.lock();
+        traffic.verifies = false;
+        self.let_pass(&traffic);
     }
 
     /// A range is about to be read on both devices.

@@ -7,7 +7,7 @@ use super::{
     engine::{Engine, Gate, Run, Shared},
     errors::Side,
     job::{self, Task},
-    pace::Pace,
+    pace::{Pace, POLL},
     slot::Slot,
 };
 use kernel::{prelude::*, sync::Arc};
@@ -61,13 +61,18 @@ pub(super) fn at_rest(engine: &Arc<Engine>, waits: bool) {
         }
         Some(counts) if counts.dirty > 0 => submit(engine, false),
         Some(_) if mapping.phase.is_complete() => {}
+        // Asked here, too, as the look at all regions takes time, and users' flushes wait after
+        // `begin_completing`.
+        Some(_) if !mapping.none_passes() => engine.wake_in(POLL),
         Some(_) => {
             mapping.phase.begin_completing();
             // The counts of the map lag behind; only a look at all regions after that step is true.
             if mapping.regions.is_clean() {
                 // What is on its way to the backing device only will leave something dirty.
-                if mapping.is_settled() {
-                    submit(engine, true);
+                match (mapping.is_settled(), mapping.none_passes()) {
+                    (true, true) => submit(engine, true),
+                    (true, false) => engine.wake_in(POLL),
+                    (false, _) => {}
                 }
             } else {
                 let _ = mapping.phase.step_back();

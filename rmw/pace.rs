@@ -11,6 +11,9 @@ use kernel::{
 /// So much of the time in which no job began is made up for.
 const LAG: Delta = Delta::from_millis(50);
 
+/// How often to look whether the writes have ended that went past the table.
+pub(super) const POLL: Delta = Delta::from_millis(20);
+
 /// The pace. Locking: its owner's.
 pub(super) struct Pace {
     /// KiB a second, 0 for no bound.

@@ -14,16 +14,13 @@ mod look;
 
 use super::{
     engine::{Engine, Gate},
-    pace::Pace,
+    pace::{Pace, POLL},
     scheduler::{self, NoJob},
 };
 use crate::{abstractions::sync::srcu::GracePeriod, mapping::geometry::Geometry};
 use kernel::{prelude::*, sync::Arc, time::Delta};
 use look::Job;
 pub(super) use look::{go_on, Look};
-
-/// How often to look whether the writes have ended that went past the table.
-const POLL: Delta = Delta::from_millis(20);
 
 /// How far a verify is. Locking: its owner's.
 #[derive(Clone, Copy)]

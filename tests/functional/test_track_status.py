@@ -171,6 +171,28 @@ def test_not_complete_before_the_flush_has_ended(rig: Rig) -> None:
     pair.check("complete")
 
 
+def test_a_mirror_waits_for_earlier_writes(rig: Rig) -> None:
+    """What was sent in `track` will make its region dirty when it ends: in `mirror`, where a
+    complete copy stays so, it is waited for."""
+    pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), gated=True)
+    pair.device.start_and_wait()
+    shut = rig.shut(pair.backing_gate)
+    write = rig.background(pair.write, 64, stamped("late", 64, 8))
+    shut.wait_for(1)
+    assert pair.status().state == "complete"
+    pair.device.set_mode("mirror")
+    for _ in range(10):
+        assert pair.status().state == "copying"
+        time.sleep(0.05)
+    shut.open()
+    write.result()
+    wait_until(lambda: pair.status().counters["recopied"] == pair.region_size, "it to be copied")
+    pair.device.wait_complete()
+    pair.expect_copy()
+    pair.check("after the late write")
+    assert_quiet(pair.clone.disk)
+
+
 def test_events(rig: Rig) -> None:
     """Who waits for an event is woken when the copy is complete, each time that it becomes so."""
     pair = Pair(rig, rig.null_blk(2), rig.null_blk(2))
