@@ -59,7 +59,7 @@ struct Flight {
 }
 
 /// What is under way.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// The block is read that is so many sectors after the first one.
     Read(u64),
@@ -209,20 +209,26 @@ impl Flight {
     /// was; else it is written.
     fn stage_after(&self, edge: Option<u64>) -> Stage {
         let geometry = &self.mapping.geometry;
-        let Blocks {
-            sector,
-            sectors,
-            lead,
-        } = geometry.clone_blocks(self.piece);
-        let first = sector - self.blocks.sector;
-        let last = first + sectors - geometry.clone_block();
-        let ends_within = lead + self.piece.len() < sectors;
-        match edge {
-            None if lead > 0 => Stage::Read(first),
-            None if ends_within => Stage::Read(last),
-            Some(edge) if ends_within && edge < last => Stage::Read(last),
-            _ => Stage::Write,
-        }
+        let blocks = geometry.clone_blocks(self.piece);
+        let first = blocks.sector - self.blocks.sector;
+        let last = first + blocks.sectors - geometry.clone_block();
+        let ends_within = blocks.lead + self.piece.len() < blocks.sectors;
+        next_stage((first, blocks.lead > 0), (last, ends_within), edge)
+    }
+}
+
+/// What comes after the read of a block, or at first, where the first and the last block are
+/// written in part only, or not.
+fn next_stage(
+    (first, begins_within): (u64, bool),
+    (last, ends_within): (u64, bool),
+    edge: Option<u64>,
+) -> Stage {
+    match edge {
+        None if begins_within => Stage::Read(first),
+        None if ends_within => Stage::Read(last),
+        Some(edge) if ends_within && edge < last => Stage::Read(last),
+        _ => Stage::Write,
     }
 }
 
@@ -278,5 +284,35 @@ impl WorkItem for Merge {
                 merge.next_piece(flight, from);
             }
         }
+    }
+}
+
+#[kunit_tests(clone_rs_merge)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_blocks_that_are_written_in_part_are_read() -> Result {
+        // Of blocks of 8 sectors: which are the first and the last, where the data begins and ends,
+        // and what is read.
+        for (first, last, within, reads) in [
+            (0, 0, (false, false), &[][..]),
+            (0, 24, (false, false), &[]),
+            (8, 8, (true, true), &[8]),
+            (8, 8, (true, false), &[8]),
+            (8, 8, (false, true), &[8]),
+            (0, 24, (true, false), &[0]),
+            (0, 24, (false, true), &[24]),
+            (8, 24, (true, true), &[8, 24]),
+        ] {
+            let mut edge = None;
+            let mut found = KVec::new();
+            while let Stage::Read(block) = next_stage((first, within.0), (last, within.1), edge) {
+                found.push(block, GFP_KERNEL)?;
+                edge = Some(block);
+            }
+            assert_eq!(&*found, reads);
+        }
+        Ok(())
     }
 }

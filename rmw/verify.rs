@@ -177,3 +177,38 @@ fn next(engine: &Arc<Engine>, most: u32) -> Result<Job, NoJob> {
     drop(shared);
     Ok(Job::begin(slot, engine.clone(), range, round, priority))
 }
+
+#[kunit_tests(clone_rs_verify)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_begins_one_at_a_time() {
+        let mut verify = Verify::none();
+        assert!(!verify.goes_on());
+        verify.start();
+        assert!(verify.goes_on() && !verify.drains);
+        (verify.next, verify.looks) = (5, 2);
+        verify.start();
+        assert_eq!((verify.round, verify.next), (1, 5));
+        // Its end is still to be told.
+        verify.stop();
+        assert!(verify.goes_on());
+        // What is out was of the one before.
+        verify.start();
+        assert_eq!((verify.round, verify.next), (2, 0));
+        assert!(verify.drains);
+    }
+
+    #[test]
+    fn another_engine_goes_on_where_it_was() {
+        let mut verify = Verify::none();
+        verify.start();
+        verify.next = 5;
+        let taken = verify.take();
+        assert!(taken.wanted && taken.tells && taken.period.is_none());
+        assert_eq!((taken.round, taken.next, taken.looks()), (1, 5, 0));
+        // The end is the other one's to tell.
+        assert!(!verify.goes_on());
+    }
+}

@@ -175,18 +175,7 @@ impl Job {
     /// A part of the piece differs, and shall not. Each sector that does is told.
     fn found(&mut self, region: u64, part: Range) {
         self.differs_in(region);
-        let mut run: Option<Range> = None;
-        let mut left = Some(part);
-        while let Some(range) = left {
-            let (sector, rest) = range.split(1);
-            if !self.is_same(sector) {
-                run = Some(run.map_or(sector, |run| run.joined(Some(sector))));
-            } else if let Some(run) = run.take() {
-                self.note(Side::Clone, run, DIFFERS);
-            }
-            left = rest;
-        }
-        if let Some(run) = run {
+        for run in runs(part, |sector| self.is_same(sector)) {
             self.note(Side::Clone, run, DIFFERS);
         }
     }
@@ -377,5 +366,50 @@ impl Job {
         }
         drop(shared);
         self.engine.put_home(self.slot);
+    }
+}
+
+/// The runs of adjacent sectors of a part that are not the same.
+fn runs(part: Range, is_same: impl Fn(Range) -> bool) -> impl Iterator<Item = Range> {
+    let mut left = Some(part);
+    core::iter::from_fn(move || {
+        let mut run: Option<Range> = None;
+        while let Some(range) = left {
+            let (sector, rest) = range.split(1);
+            left = rest;
+            if !is_same(sector) {
+                run = Some(run.map_or(sector, |run| run.joined(Some(sector))));
+            } else if run.is_some() {
+                break;
+            }
+        }
+        run
+    })
+}
+
+#[kunit_tests(clone_rs_look)]
+mod tests {
+    use super::*;
+    use crate::mapping::geometry::Geometry;
+
+    #[test]
+    fn adjacent_sectors_that_differ_are_one_run() -> Result {
+        let geometry = Geometry::new(0, 100, 0, 0, 8).map_err(|_| EINVAL)?;
+        let part = geometry.range(10, 8).ok_or(EINVAL)?;
+        for (differ, wanted) in [
+            (&[][..], &[][..]),
+            (&[10], &[(10, 1)]),
+            (&[17], &[(17, 1)]),
+            (&[10, 11, 13, 16, 17], &[(10, 2), (13, 1), (16, 2)]),
+            (&[10, 11, 12, 13, 14, 15, 16, 17], &[(10, 8)]),
+            // Those around it are not looked at.
+            (&[9, 18], &[]),
+        ] {
+            let found = runs(part, |sector| !differ.contains(&sector.start()));
+            assert!(found
+                .map(|run| (run.start(), run.len()))
+                .eq(wanted.iter().copied()));
+        }
+        Ok(())
     }
 }
