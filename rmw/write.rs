@@ -10,7 +10,8 @@ use crate::{abstractions::bio::Status, mapping::geometry::Blocks};
 use kernel::error::Error;
 
 /// Begins to write the job's part. One that is less than a block of the clone is put into what that
-/// has, which was read, and the whole block is written. Context: process, may wait for a request.
+/// has, which was read, and the whole block is written. It is not plugged, as reads are: it ends
+/// alone, and is as long as a job's memory. Context: process, may wait for a request.
 pub(super) fn submit(mut job: Job<Ready>) {
     let (run, part) = (job.run, job.state.part);
     let mapping = &job.engine.mapping;

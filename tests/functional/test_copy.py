@@ -181,6 +181,20 @@ def test_segments(rig: Rig) -> None:
     assert [(status.in_sync, status.total) for status in (first, second)] == [(1, 16), (1, 8)]
 
 
+def test_adjacent_reads_are_one_request(rig: Rig) -> None:
+    """Jobs that begin together are sent together: the block layer joins them."""
+    jobs = 32
+    copied = pair(rig, features=(*TRACK, "region_size", 8, "depth", jobs, "batch", 8))
+    disk = copied.backing.disk
+    before = disk.counters()
+    copied.device.copy_and_wait(0, 8 * jobs)
+    after = disk.counters()
+    assert after.sectors_read - before.sectors_read == 8 * jobs
+    assert after.reads - before.reads <= jobs // 4
+    copied.expect(0, 8 * jobs)
+    copied.clone.check("joined")
+
+
 def test_many_ranges(rig: Rig, kernel_log: Guard) -> None:
     """While the clone does not answer, ranges are taken until there are too many, which is EBUSY;
     all that were taken are copied, in spite of overlaps, and none of those that were not."""
