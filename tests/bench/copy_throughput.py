@@ -101,7 +101,7 @@ def measure(name: str, backing: Disk, clone: Disk, rounds: int) -> None:
 
 def main() -> None:
     """Measure on all pairs."""
-    given = arguments(__doc__.splitlines()[0], rounds=25)
+    given = arguments(__doc__.splitlines()[0], rounds=9)
     print(f"copying, {given.rounds} rounds; ratio to dd: median [95% interval]")
     for name, pair in PAIRS.items():
         with pair() as (backing, clone):

@@ -32,7 +32,7 @@ def figures() -> tuple[int, int, int]:
 
 def main() -> None:
     """Measure."""
-    given = arguments(__doc__.splitlines()[0], rounds=15)
+    given = arguments(__doc__.splitlines()[0], rounds=5)
     print(f"512 KiB in memory, {given.rounds} rounds; ratio to memcmp: median [95% interval]")
     seen = [figures() for _ in range(given.rounds)]
     for name, times in (("zero detection", 0), ("compare", 1)):

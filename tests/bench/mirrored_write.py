@@ -49,7 +49,7 @@ def mirrored(device: CloneDevice, measure: functools.partial) -> float:
 
 def main() -> None:
     """Set up the mirrors, measure, take them away."""
-    how = vars(arguments(__doc__.splitlines()[0], rounds=3, seconds=0.5))
+    how = vars(arguments(__doc__.splitlines()[0], rounds=3, seconds=0.3))
     print(f"mirrored writes, {how['rounds']} rounds of {how['seconds']:g} s;")
     print("ratio to md's RAID1: median [95% interval]")
     for kind, attributes in DISKS.items():

@@ -48,7 +48,7 @@ def measure(backing: Disk, clone: Disk, rounds: int) -> None:
 
 def main() -> None:
     """Measure."""
-    given = arguments(__doc__.splitlines()[0], rounds=5)
+    given = arguments(__doc__.splitlines()[0], rounds=3)
     print(f"copying, {given.rounds} rounds; ratio to a plain copy: median [95% interval]")
     with null_blk(SIZE, irqmode=0, submit_queues=2) as backing, loop(SIZE) as clone:
         measure(backing, clone, given.rounds)
