@@ -58,18 +58,25 @@ class Session(RandomSession):
         device.set_mode("mirror")
         self._start()
         if choose.random() < 0.5:
+            device.suspend()
+            status = device.clone_status()
+            assert self._pair.equal_regions() >= status.in_sync, status
+            print(f"in sync {status.in_sync} of {status.total}", end=" ")
+            device.resume()
+            self._start()
+        with self._load.without_discards():
             self._wait_complete()
-        device.suspend()
-        status = device.clone_status()
-        assert self._pair.equal_regions() >= status.in_sync, status
-        print(f"in sync {status.in_sync} of {status.total}")
+            device.suspend()
+        self._check_complete("the end of a round")
+        print("ended")
         device.resume()
 
     def end(self) -> None:
         """The copy is complete under load; the load ends, and both are equal."""
         device = self._pair.device
         self._start()
-        self._wait_complete()
+        with self._load.without_discards():
+            self._wait_complete()
         self._overlapping.stop()
         self._overlapping.wait()
         self._load.stop()
@@ -79,16 +86,15 @@ class Session(RandomSession):
         device.resume()
 
     def _wait_complete(self) -> None:
-        """Wait until the copy is complete, under all of the load but its discards: these make
-        regions dirty again, perhaps faster than they are copied."""
+        """Wait until the copy is complete, under load; discards make regions dirty again, perhaps
+        faster than they are copied."""
         device = self._pair.device
         device.wait_for(lambda status: status.state != "verifying", "verified", 60)
-        with self._load.without_discards():
-            status = device.wait_for(self._is_complete_or_detached, "complete under load", 60)
-            if status.state != "complete":
-                # A write had failed before the clone was healed, and that was told after `start`.
-                self._start()
-                device.wait_complete(60)
+        status = device.wait_for(self._is_complete_or_detached, "complete under load", 60)
+        if status.state != "complete":
+            # A write had failed before the clone was healed, and that was told after `start`.
+            self._start()
+            device.wait_complete(60)
 
     def _is_complete_or_detached(self, status: Status) -> bool:
         return status.state == "complete" or status.health == "detached"

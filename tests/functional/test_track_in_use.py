@@ -110,7 +110,11 @@ def test_cutover(rig: Rig, tmp_path: Path, kind: str) -> None:
         with load(rig, device.disk, mount):
             device.reload(clone_table(backing, clone, features=FEATURES))
             copy(device)
-            device.reload(linear_table(clone))
+            device.load(linear_table(clone))
+            device.suspend()
+            assert status(device).state == "complete"
+            assert_same_disks(backing, clone, "the clone")
+            device.resume()
             before = backing.counters()
             write_files(mount / "moved", 20)
         files = digest(mount)
@@ -144,7 +148,12 @@ def test_segments(rig: Rig, tmp_path: Path) -> None:
             )
             for line, start in enumerate(starts):
                 copy(device, line, start)
-            device.reload(linear_table(clone, 64, sum(lengths)))
+            device.load(linear_table(clone, 64, sum(lengths)))
+            device.suspend()
+            for line, (disk, offset, length, start) in enumerate(where):
+                assert status(device, line).state == "complete"
+                assert_same_disks(disk, clone, f"line {line}", (offset, start + 64), length)
+            device.resume()
             write_files(mount / "moved", 20)
         files = digest(mount)
     check_file_system("ext4", device.disk)
