@@ -16,6 +16,8 @@ from harness.wait import wait_until
 
 # The largest discard and the like, in sectors.
 LARGEST = 512
+# So many threads do such at once, each in a part of its own: their parts meet within regions.
+THREADS = 3
 
 
 class Zeroing:
@@ -72,8 +74,8 @@ class Zeroing:
 
 
 class MixedLoad:
-    """fio with many writes of 512 B to 1 MiB and flushes in flight, and Zeroing, each on a part of
-    the device. From the sector `free` on are 96 KiB that nothing is done to."""
+    """fio with many writes of 512 B to 1 MiB and flushes in flight, and several Zeroing, each on a
+    part of the device. From the sector `free` on are 96 KiB that nothing is done to."""
 
     def __init__(self, rig: Rig, disk: Disk, **options: object):
         part = min(disk.sectors // disk.block // 4, 2048 // disk.block) * disk.block
@@ -97,7 +99,11 @@ class MixedLoad:
             # Beside other loads it takes its time.
             timeout=60,
         )
-        self._zeroing = Zeroing(rig, disk, first + free, part)
+        each = max(part // disk.block // THREADS, 1) * disk.block
+        self._zeroing = [
+            Zeroing(rig, disk, first + free + at, each, seed=7 + at)
+            for at in range(0, min(THREADS * each, part), each)
+        ]
 
     @property
     def running(self) -> bool:
@@ -107,14 +113,19 @@ class MixedLoad:
     @contextlib.contextmanager
     def without_discards(self) -> Iterator[None]:
         """For the time of a with block all of it goes on but the discards."""
-        self._zeroing.discards = False
+        self._set_discards(False)
         try:
             yield
         finally:
-            self._zeroing.discards = True
+            self._set_discards(True)
+
+    def _set_discards(self, wanted: bool) -> None:
+        for zeroing in self._zeroing:
+            zeroing.discards = wanted
 
     def stop(self) -> None:
         """End it; fail unless all was right."""
-        self._zeroing.stop()
+        for zeroing in self._zeroing:
+            zeroing.stop()
         assert self.running, "fio ended by itself"
         self._fio.finish()
