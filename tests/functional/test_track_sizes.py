@@ -16,24 +16,26 @@ PAGE = 8
 REGION = 64
 
 
-def around(*sizes: int) -> list[int]:
+def around(*sizes: int, unit: int = 1) -> list[int]:
     """One less, as many and one more."""
-    return sorted({size + more for size in sizes for more in (-1, 0, 1)})
+    return sorted({size + more for size in sizes for more in (-unit, 0, unit)} - {0})
 
 
 @pytest.mark.parametrize("offsets", [(0, 0), (1, 0), (0, 1), (7, 9), (65, 63), (64, 8)], ids=str)
 @pytest.mark.parametrize("region_size", [PAGE, REGION])
-def test_targets(rig: Rig, offsets: tuple[int, int], region_size: int) -> None:
-    """Targets of all lengths on the same disks: copied, written to at both ends, and finished."""
+@pytest.mark.parametrize("block", [1, 8])
+def test_targets(rig: Rig, offsets: tuple[int, int], region_size: int, block: int) -> None:
+    """Targets of all lengths on the same disks: copied, written to at both ends, and finished. Both
+    lengths and offsets are in blocks."""
     pair = Pair(
         rig,
-        rig.null_blk(1),
-        rig.null_blk(1),
-        offsets,
+        rig.null_blk(1, blocksize=512 * block),
+        rig.null_blk(1, blocksize=512 * block),
+        (offsets[0] * block, offsets[1] * block),
         features=("region_size", region_size, "batch", PAGE),
         device=False,
     )
-    for length in [1, *around(PAGE, region_size, 2 * region_size)]:
+    for length in [block, *around(PAGE, region_size, 2 * region_size, unit=block)]:
         pair.length = length
         device: CloneDevice = rig.clone_of(pair.line())
         pair.become_part_of(device, 0, 0)
@@ -41,8 +43,8 @@ def test_targets(rig: Rig, offsets: tuple[int, int], region_size: int) -> None:
         assert pair.status().total == total
         status = device.start_and_wait()
         assert (status.in_sync, status.counters["copied"]) == (total, length)
-        for number, sector in enumerate({0, length - 1}):
-            pair.write(sector, stamped(f"l{length}n{number}", sector, 1))
+        for number, sector in enumerate({0, length - block}):
+            pair.write(sector, stamped(f"l{length}n{number}", sector, block))
         status = pair.finish(f"{length} sectors")
         assert (status.in_sync, status.skipped) == (total, 0)
         device.remove()

@@ -9,6 +9,7 @@ disks are as they were.
 
 import pytest
 
+from harness.fio import STEADY
 from harness.kernel_log import Guard
 from harness.mixed_load import MixedLoad
 from harness.rig import Rig
@@ -46,8 +47,10 @@ def under_load(rig: Rig, *pairs: Pair, rounds: int = 1) -> None:
     """Rounds with load on all devices, then the end of the load and of the devices."""
     loads = [MixedLoad(rig, pair.device.disk) for pair in pairs]
     for number in range(rounds):
-        for pair in pairs:
-            live(pair, number)
+        # All at once.
+        lives = [rig.background(live, pair, number) for pair in pairs]
+        for one in lives:
+            one.result(120)
     for load in loads:
         load.stop()
     for pair in pairs:
@@ -80,6 +83,46 @@ def test_write_cache(rig: Rig) -> None:
     pair.finish("under load")
     pair.device.resume()
     load.stop()
+
+
+SMALL = ("region_size", 64, "batch", 8, *STRICT)
+
+
+@pytest.mark.parametrize("block", [1, 8])
+@pytest.mark.parametrize("pages", [1, 8, 16])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_sizes(rig: Rig, block: int, pages: int, more: int) -> None:
+    """Targets of about a page, a region and two, in blocks of 512 and of 4096 bytes at odd offsets,
+    down to one block: all of it written to, and verified."""
+    length = max(8 * pages + more * block, block)
+    disks = [rig.null_blk(1, blocksize=512 * block) for _ in range(2)]
+    pair = Pair(rig, *disks, (3 * block, 65 * block), length, SMALL)
+    load = rig.fio(
+        pair.device.disk,
+        **STEADY | {"size": length * 512, "bsrange": f"{block * 512}-64k", "fdatasync": 8},
+    )
+    load.wait_for_load()
+    live(pair)
+    load.finish()
+    pair.device.finish()
+    pair.device.remove()
+    pair.check_equal("after the end")
+
+
+def test_deep_queue(rig: Rig) -> None:
+    """Small requests, of which 64 are in flight at once."""
+    disks = rig.slow(4, mbps=16), rig.null_blk(4)
+    pair = Pair(rig, *disks, features=("region_size", 8, *STRICT))
+    disk = pair.device.disk
+    load = rig.fio(disk, **STEADY | {"size": "2m", "bsrange": "512-4k", "iodepth": 64})
+    wait_until(lambda: disk.counters().in_flight >= 64, "64 requests in flight")
+    live(pair)
+    wait_until(lambda: disk.counters().in_flight >= 64, "64 requests in flight again")
+    report = load.finish()
+    assert float(report["iodepth_level"][">=64"]) > 50, report["iodepth_level"]
+    pair.device.finish()
+    pair.device.remove()
+    pair.check_equal("after the end")
 
 
 @pytest.mark.parametrize(
