@@ -13,6 +13,7 @@ _MAKE = {
     "xfs": ["mkfs.xfs", "-q", "-f"],
     "btrfs": ["mkfs.btrfs", "-q", "-f"],
 }
+_NO_DISCARD = {"ext4": ["-E", "nodiscard"], "xfs": ["-K"], "btrfs": ["--nodiscard"]}
 _CHECK = {
     "ext4": ["e2fsck", "-f", "-n"],
     "xfs": ["xfs_repair", "-n"],
@@ -22,9 +23,9 @@ _CHECK = {
 SIZE = {"ext4": 32, "xfs": 304, "btrfs": 128}
 
 
-def make_file_system(kind: str, disk: Disk) -> None:
-    """Make an empty one."""
-    run(*_MAKE[kind], disk.path)
+def make_file_system(kind: str, disk: Disk, discard: bool = True) -> None:
+    """Make an empty one; without `discard` the disk is not discarded before."""
+    run(*_MAKE[kind], *(() if discard else _NO_DISCARD[kind]), disk.path)
 
 
 def check_file_system(kind: str, disk: Disk) -> None:
