@@ -7,15 +7,17 @@ are not known to it, for these see test_table_load.py.
 """
 
 import errno
+import os
 import re
 import time
 
 import pytest
 
 from harness import io, module
-from harness.clone_rs import TRACK, clone_table, linear_table
+from harness.clone_rs import TRACK, CloneDevice, clone_table, linear_table
 from harness.command import load_module, write_text
 from harness.data import stamped
+from harness.disk import Disk
 from harness.dm_ioctl import DmError
 from harness.fault_injection import DEBUGFS, Code, allocations_below, fail_nth
 from harness.kernel_log import Guard
@@ -48,6 +50,45 @@ def is_from(report: str, name: str, codes: list[Code]) -> bool:
     )
 
 
+def clone_whole(device: CloneDevice, table: str) -> None:
+    """Once by a suspend, then by a mirror."""
+    # Started, tuned, halted, taken over with dirty regions, compared, and finished by a suspend.
+    device.start()
+    device.tune("depth", 2)
+    device.tune("batch", 256)
+    device.pause()
+    io.write(device.disk, 0, stamped("user", 0, 2000))
+    device.reload(table)
+    device.start_and_wait()
+    device.verify()
+    device.wait_for(lambda status: status.state != "verifying", "verified")
+    io.write(device.disk, 0, stamped("again", 0, 2000))
+    device.finish()
+    device.suspend()
+    assert device.clone_status().state == "complete"
+    device.resume()
+    # A mirror, with a flush of both.
+    device.set_mode("mirror")
+    device.start_and_wait()
+    io.write(device.disk, 100, stamped("mirrored", 100, 2000))
+    with io.direct(device.disk) as fd:
+        os.fsync(fd)
+
+
+def lose_clone(rig: Rig, device: CloneDevice, table: str, below: Disk) -> None:
+    """The clone fails while a mirror writes to it, and while it is copied to."""
+    rig.badblocks(below, 100, 107)
+    io.write(device.disk, 96, stamped("lost", 96, 16))
+    device.wait_for(lambda status: status.health == "detached", "detached")
+    device.set_mode("track")
+    errors = device.clone_status().counters["clone_errors"]
+    device.start()
+    device.wait_for(lambda status: status.counters["clone_errors"] > errors, "the copy to fail")
+    device.wait_paused()
+    device.reload(table)
+    assert device.clone_status().health == "detached"
+
+
 def exercise(rig: Rig) -> None:
     """A device is used in every way, and goes."""
     backing, below = rig.null_blk(size=2), rig.null_blk(size=2)
@@ -69,11 +110,8 @@ def exercise(rig: Rig) -> None:
         gate.resume()
         suspend.result()
         device.resume()
-    # Failing on the clone.
-    rig.badblocks(below, 100, 107)
-    device.copy(0, LENGTH)
-    wait_until(lambda: device.clone_status().counters["clone_errors"], "the copy to fail")
-    device.wait_idle()
+    clone_whole(device, table)
+    lose_clone(rig, device, table, below)
     # Another target and back, and refusals.
     device.reload(linear_table(backing))
     device.reload(table)
