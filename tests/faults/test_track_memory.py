@@ -25,7 +25,7 @@ from harness.wait import DEBUG_KERNEL, wait_until
 LENGTH = 4096
 # More than any test needs.
 ENDLESS = 1000000
-LARGE = 1280 << 11
+LARGE = 1408 << 11
 
 
 @contextmanager
