@@ -82,6 +82,7 @@ impl Mirror {
             Kind::Track | Kind::Plain => match self.mistake {
                 Some(Mistake::DirtyAtSubmit) => 0,
                 Some(Mistake::PlainWithoutD) if bio.kind == Kind::Plain => 0,
+                Some(Mistake::PlainFailureWithoutD) if bio.backing.failed => 0,
                 _ => all,
             },
             Kind::Duplicate | Kind::Partial if backing_failed => all,

@@ -58,6 +58,7 @@ impl Mirror {
                 actions.push(Action::FlushGivenUp);
             }
             FlusherStage::Suspecting => {}
+            FlusherStage::StepBack => actions.push(Action::FlushStepBack),
         }
         match state.loss {
             Loss::None => {}
@@ -184,15 +185,28 @@ impl Mirror {
     }
 
     pub fn flush_given_up(&self, state: &mut State) {
-        self.step_back(state);
+        let late = self.has(Mistake::FailedFlushStepsBackAfterEnd);
+        if !late {
+            self.step_back(state);
+        }
         state.control.paused = true;
         let flusher = &mut state.flusher;
-        flusher.stage = FlusherStage::Idle;
+        flusher.stage = if late {
+            FlusherStage::StepBack
+        } else {
+            FlusherStage::Idle
+        };
         flusher.broken = true;
         if std::mem::take(&mut flusher.completing) {
             state.completer = Completer::Idle;
         }
         self.serve(state, Stage::FlushSent, Stage::FlushServed);
+    }
+
+    /// Only for a mistake: those that it was to serve have heard of its end already.
+    pub fn flush_step_back(&self, state: &mut State) {
+        self.step_back(state);
+        state.flusher.stage = FlusherStage::Idle;
     }
 
     /// Takes the mark of one more region away.
@@ -223,7 +237,11 @@ impl Mirror {
             if skipped == 0 || !self.has(Mistake::SuspectLeavesSkipped) {
                 state.set(region, Word::D);
             }
-            state.loss = Loss::StepBack(left);
+            state.loss = if self.has(Mistake::FailedFlushStepsBackAfterEnd) {
+                Loss::Next(left)
+            } else {
+                Loss::StepBack(left)
+            };
         }
     }
 

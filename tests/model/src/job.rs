@@ -115,6 +115,7 @@ impl Mirror {
     fn drains(&self, state: &State, run: Regions) -> bool {
         state.bios.iter().any(|bio| {
             let counts = bio.is_entered()
+                && !(bio.kind == Kind::Plain && self.has(Mistake::HoldWithoutGrace))
                 || bio.is_waiting() && bio.is_write() && self.has(Mistake::HeldInTable);
             counts && bio.range & blocks_of(run) != 0 && !self.has(Mistake::HoldWithoutDrain)
         })
@@ -338,7 +339,7 @@ impl Mirror {
                 && state.with(touched(bio.range), Word::H) == 0
             {
                 state.bios[index].stage = Stage::Waiting(Wait::Released);
-                state.bios[index].held = true;
+                state.bios[index].held = !self.has(Mistake::HeldTwice);
             }
         }
     }

@@ -36,6 +36,7 @@ pub enum Mistake {
     CloneFailureWithoutD,
     BackingFailureWithoutD,
     PlainWithoutD,
+    PlainFailureWithoutD,
     StatusFromClone,
     SpanLooksFirst,
     SpanDirtiesFirst,
@@ -54,6 +55,7 @@ pub enum Mistake {
     SkipInTwoSteps,
     SkippedBackingOnly,
     // Complete.
+    RegisterAfterLook,
     ScanBeforeCompleting,
     NoGracePeriod,
     NoCompletingState,
@@ -63,6 +65,7 @@ pub enum Mistake {
     FlushBackingOnlyInTrack,
     FailedFlushWithoutD,
     FailedFlushDAfterEnd,
+    FailedFlushStepsBackAfterEnd,
     SuspectLeavesSkipped,
     SuspectUntilNone,
     // Verify.
@@ -78,9 +81,11 @@ pub enum Mistake {
     RefusalsUncounted,
     HoldWithHeldWaiting,
     HoldWithoutDrain,
+    HoldWithoutGrace,
     PutBackWhileHolding,
     HeldInTable,
     QueuedWithoutH,
+    HeldTwice,
     HAfterError,
     TwoHolds,
     // Failover.

@@ -73,6 +73,7 @@ pub enum Action {
     FlushFault,
     FlushLost,
     FlushGivenUp,
+    FlushStepBack,
     SuspectNext,
     Suspect,
     SuspectStepBack,
@@ -143,7 +144,9 @@ impl Mirror {
             | GiveBack(job) => Some(JOBS + job),
             StrayWrite => Some(JOBS),
             CountsLook | BeginCompleting | IsClean | StepBack | Complete => Some(COMPLETER),
-            SendFlush | TurnAway | FlushDone | FlushLost | FlushGivenUp => Some(FLUSHER),
+            SendFlush | TurnAway | FlushDone | FlushLost | FlushGivenUp | FlushStepBack => {
+                Some(FLUSHER)
+            }
             SuspectNext | Suspect | SuspectStepBack => Some(LOSS),
             AllEnter | Watch | LookAtBacking | LookAtClone | Judge => Some(VERIFIER),
             DupFailed | Message | Start | Block | Postsuspend | Suspended => Some(CONTROL),
@@ -205,8 +208,8 @@ impl Action {
             | FlushEnded(_) | ReadEnded(_) | ReadFault(_) | FailOverLook(_) | FailOverRead(_)
             | Read(_) | Write(_) | JobFault(_) | PutBack(_) | Dirty(_) | StrayWrite
             | CountsLook | BeginCompleting | IsClean | StepBack | Complete | FlushFault
-            | Suspect | SuspectStepBack | Block | Postsuspend | Suspended | AllEnter
-            | LookAtBacking | LookAtClone => false,
+            | FlushStepBack | Suspect | SuspectStepBack | Block | Postsuspend | Suspended
+            | AllEnter | LookAtBacking | LookAtClone => false,
         }
     }
 }
@@ -280,6 +283,7 @@ impl Model for Mirror {
             FlushFault => self.flush_fault(state),
             FlushLost => self.flush_lost(state),
             FlushGivenUp => self.flush_given_up(state),
+            FlushStepBack => self.flush_step_back(state),
             SuspectNext => self.suspect_next(state),
             Suspect => self.suspect(state),
             SuspectStepBack => self.suspect_step_back(state),

@@ -66,9 +66,9 @@ impl Mirror {
 /// counted while that is being found out.
 fn differ(state: &State) -> Blocks {
     let finds_out = state.loss != Loss::None
-        || !matches!(
+        || matches!(
             state.flusher.stage,
-            FlusherStage::Idle | FlusherStage::InFlight
+            FlusherStage::Failed | FlusherStage::Suspecting
         );
     let devices = &state.devices;
     let differ = (0..BLOCKS)
@@ -91,6 +91,9 @@ fn is_equal(state: &State) -> bool {
 /// for that, and what had ended when completing began.
 fn is_truly_complete(state: &State) -> bool {
     let devices = &state.devices;
-    let cached = devices.promised & devices.volatile & !state.changing();
-    state.phase != Phase::Complete || (differ(state) | cached) & !devices.unneeded == 0
+    let lost = (0..BLOCKS)
+        .filter(|block| devices.clone[*block] == LOST)
+        .fold(0, |all, block| all | 1 << block);
+    let broken = devices.promised & (devices.volatile | lost) & !state.changing();
+    state.phase != Phase::Complete || (differ(state) | broken) & !devices.unneeded == 0
 }

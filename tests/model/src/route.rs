@@ -162,6 +162,9 @@ impl Mirror {
                 self.mistake,
                 Some(Mistake::DiscardClearsDFirst | Mistake::DiscardSetsSFirst)
             ),
+            Stage::InFlight if bio.kind == Kind::Plain => {
+                self.has(Mistake::LookThenEnter) || self.has(Mistake::RegisterAfterLook)
+            }
             Stage::InFlight => self.has(Mistake::LookThenEnter),
             _ => false,
         };

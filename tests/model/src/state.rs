@@ -154,6 +154,8 @@ pub enum FlusherStage {
     Failed,
     /// `losses` is counted, D is being set.
     Suspecting,
+    /// Only for a mistake: the phase is still to go back.
+    StepBack,
 }
 
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash)]
