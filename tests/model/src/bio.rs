@@ -74,6 +74,8 @@ pub struct Bio {
     /// It was held once.
     pub held: bool,
     pub discard: bool,
+    /// It never goes to the clone, whatever its regions are.
+    pub backing_only: bool,
     /// Only for mistakes: it has left the table already.
     pub left: bool,
     /// What of it goes to the clone.

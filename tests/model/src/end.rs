@@ -82,6 +82,7 @@ impl Mirror {
             Kind::Track | Kind::Plain => match self.mistake {
                 Some(Mistake::DirtyAtSubmit) => 0,
                 Some(Mistake::PlainWithoutD) if bio.kind == Kind::Plain => 0,
+                Some(Mistake::BackingOnlyWithoutD) if bio.backing_only => 0,
                 Some(Mistake::PlainFailureWithoutD) if bio.backing.failed => 0,
                 _ => all,
             },
@@ -171,6 +172,7 @@ impl Mirror {
                 let steps_back = match self.mistake {
                     Some(Mistake::NoStepBack | Mistake::StepBackBeforeD) => false,
                     Some(Mistake::StepBackIfNew) => new,
+                    Some(Mistake::BackingOnlyWithoutStepBack) => !bio.backing_only,
                     _ => true,
                 };
                 if regions != region {

@@ -45,6 +45,13 @@ pub static CYCLIC: &[Scenario] = &[
         ..ENDLESS
     },
     Scenario {
+        name: "backing only without end",
+        words: [DIRTY | TRIED, IN_SYNC],
+        endless: true,
+        writers: &[&[BackingOnly(SPAN)], &[Whole(SPAN)]],
+        ..ENDLESS
+    },
+    Scenario {
         name: "discards of regions without end",
         words: [DIRTY, SKIPPED],
         writers: &[&[Discard(R0)], &[Whole(SPAN)]],

@@ -37,6 +37,8 @@ pub enum Mistake {
     BackingFailureWithoutD,
     PlainWithoutD,
     PlainFailureWithoutD,
+    BackingOnlyWithoutD,
+    BackingOnlyWithoutStepBack,
     StatusFromClone,
     SpanLooksFirst,
     SpanDirtiesFirst,

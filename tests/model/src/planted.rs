@@ -64,6 +64,12 @@ pub static PLANTED: &[Planted] = &[
     planted(BackingFailureWithoutD, "the writes fail", EQUAL),
     planted(PlainWithoutD, "two writers of a region", EQUAL),
     planted(PlainFailureWithoutD, "the writes fail", EQUAL),
+    planted(BackingOnlyWithoutD, "three writers, backing only", EQUAL),
+    planted(
+        BackingOnlyWithoutStepBack,
+        "three writers, backing only",
+        TRUE,
+    ),
     planted(StatusFromClone, "the writes fail", STATUS),
     planted(SpanLooksFirst, "two jobs", EQUAL),
     planted(SpanDirtiesFirst, "two jobs", EQUAL),

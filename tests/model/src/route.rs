@@ -20,13 +20,13 @@ impl Mirror {
             } else if its.bios == 0 && !blocked {
                 match self.operation(writer, its.at) {
                     None => {}
-                    Some(Op::Write(_) | Op::Whole(_)) if !state.all_enter() => {
+                    Some(Op::Write(_) | Op::Whole(_) | Op::BackingOnly(_))
+                        if !state.all_enter() =>
+                    {
                         actions.push(Action::Map(writer));
                     }
                     Some(Op::Flush | Op::Read(_)) => actions.push(Action::Map(writer)),
-                    Some(Op::Write(_) | Op::Whole(_) | Op::Discard(_)) => {
-                        actions.push(Action::Admit(writer));
-                    }
+                    Some(_) => actions.push(Action::Admit(writer)),
                 }
             }
         }
@@ -88,9 +88,9 @@ impl Mirror {
         its.bios += 1;
         let op = self.operation(writer, its.at);
         let (range, version) = match op {
-            Some(Op::Write(range) | Op::Whole(range) | Op::Discard(range)) => {
-                (range, self.version(writer, its.at))
-            }
+            Some(
+                Op::Write(range) | Op::Whole(range) | Op::BackingOnly(range) | Op::Discard(range),
+            ) => (range, self.version(writer, its.at)),
             Some(Op::Read(range)) => (range, 0),
             Some(Op::Flush) | None => (0, 0),
         };
@@ -102,6 +102,7 @@ impl Mirror {
             kind: Kind::Plain,
             held: false,
             discard: matches!(op, Some(Op::Discard(_))),
+            backing_only: matches!(op, Some(Op::BackingOnly(_))),
             left: false,
             duplicated: 0,
             fetched: false,
@@ -131,9 +132,7 @@ impl Mirror {
                 bio.stage = Stage::Read;
                 bio.noted = state.changing();
             }
-            Some(Op::Write(_) | Op::Whole(_) | Op::Discard(_)) | None => {
-                self.submit(state, &mut bio, Kind::Track, 0);
-            }
+            _ => self.submit(state, &mut bio, Kind::Track, 0),
         }
         state.bios.push(bio);
     }
@@ -224,7 +223,7 @@ impl Mirror {
         if self.has(Mistake::SpanLooksFirst) && not & first(regions) == 0 {
             not = 0;
         }
-        if state.detached || !state.mirror || not == regions {
+        if bio.backing_only || state.detached || !state.mirror || not == regions {
             return self.submit(state, bio, Kind::Plain, 0);
         }
         let mut kind = Kind::Duplicate;

@@ -10,6 +10,8 @@ pub enum Op {
     Write(Blocks),
     /// One that may not be split: atomic, write zeroes.
     Whole(Blocks),
+    /// One that the clone can't do, or not in that shape.
+    BackingOnly(Blocks),
     Discard(Blocks),
     Flush,
     Read(Blocks),

@@ -38,6 +38,12 @@ static FINITE: &[Scenario] = &[
         ..BASE
     },
     Scenario {
+        name: "three writers, backing only",
+        words: [DIRTY, IN_SYNC],
+        writers: &[&[BackingOnly(SPAN)], &[Whole(SPAN)], &[Write(R1)]],
+        ..BASE
+    },
+    Scenario {
         name: "mirror stays complete",
         words: [DIRTY, SKIPPED],
         writers: &[&[Write(SPAN)], &[Write(R0), Write(R0)]],
@@ -251,6 +257,13 @@ static FINITE: &[Scenario] = &[
         blocks: 0b0111,
         words: [IN_SYNC, IN_SYNC],
         writers: &[&[Write(0b0011)], &[Whole(MIDDLE)], &[Discard(R1)]],
+        messages: &[Message::Verify],
+        ..BASE
+    },
+    Scenario {
+        name: "verify and backing only",
+        words: [IN_SYNC, IN_SYNC],
+        writers: &[&[BackingOnly(SPAN)], &[Write(R0)]],
         messages: &[Message::Verify],
         ..BASE
     },
