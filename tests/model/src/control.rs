@@ -11,7 +11,7 @@ impl Mirror {
     pub fn control_actions(&self, state: &State, actions: &mut Vec<Action>) {
         let control = &state.control;
         if control.failed {
-            actions.push(Action::DupFailed);
+            actions.push(Action::LegFailed);
         }
         // What a failure has stopped is started again at last.
         if (state.detached || state.flusher.broken || control.stopped) && state.loss == Loss::None {
@@ -41,7 +41,7 @@ impl Mirror {
                     || state.verify.is_looking()
                     || state.completer != Completer::Idle;
                 if !busy {
-                    actions.push(Action::Suspended);
+                    actions.push(Action::ShutAndDrain);
                 }
             }
             Suspend::Suspended => {
@@ -140,7 +140,8 @@ impl Mirror {
         }
     }
 
-    pub fn duplicate_failed(&self, state: &mut State) {
+    /// `Mapping::leg_failed`, before the user's bio ends.
+    pub fn leg_failed(&self, state: &mut State) {
         state.control.failed = false;
         self.failed(state, true);
     }

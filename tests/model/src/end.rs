@@ -55,6 +55,7 @@ impl Mirror {
     /// A leg fails; it has changed any of its blocks.
     pub fn fault(&self, state: &mut State, index: usize, side: Side) {
         state.control.faults -= 1;
+        state.control.failed |= side == Side::Clone;
         let bio = &mut state.bios[index];
         let leg = match side {
             Side::Backing => &mut bio.backing,
@@ -237,9 +238,6 @@ impl Mirror {
             // Where no flush ever comes, a write's end is all that its user can go by.
             if !bio.discard && self.scenario.data() && self.scenario.fua {
                 state.devices.promised |= bio.range;
-            }
-            if bio.clone.failed {
-                state.control.failed = true;
             }
         }
         let its = &mut state.writers[usize::from(bio.writer)];

@@ -39,23 +39,23 @@ impl Mirror {
             .iter()
             .any(|bio| bio.stage == Stage::FlushWaiting);
         match state.flusher.stage {
-            FlusherStage::Idle if waits && self.is_gone(state) => actions.push(Action::TurnAway),
+            FlusherStage::Idle if waits && self.is_gone(state) => actions.push(Action::EndWaiting),
             FlusherStage::Idle => {
                 if !self.is_gone(state) && (waits || self.wants_flush(state)) {
-                    actions.push(Action::SendFlush);
+                    actions.push(Action::BeginFlush);
                 }
             }
             FlusherStage::InFlight => {
                 if !state.flusher.doomed {
-                    actions.push(Action::FlushDone);
+                    actions.push(Action::FlushSecured);
                 }
                 if state.flusher.doomed || self.may_fail(state, Fault::Flush) {
                     actions.push(Action::FlushFault);
                 }
             }
-            FlusherStage::Failed => actions.push(Action::FlushLost),
+            FlusherStage::Failed => actions.push(Action::Lose),
             FlusherStage::Suspecting if state.loss == Loss::None => {
-                actions.push(Action::FlushGivenUp);
+                actions.push(Action::EndRiding);
             }
             FlusherStage::Suspecting => {}
             FlusherStage::StepBack => actions.push(Action::FlushStepBack),
@@ -81,7 +81,7 @@ impl Mirror {
     }
 
     /// Serves all that wait by now.
-    pub fn send_flush(&self, state: &mut State) {
+    pub fn begin_flush(&self, state: &mut State) {
         // What it finds of writes that have not ended may be secured or not.
         let mut unsure = state
             .bios
@@ -119,11 +119,11 @@ impl Mirror {
 
     /// Those that wait for a flush that is not sent any more: all of it is dirty already, or will
     /// be before the phase is complete again.
-    pub fn turn_away(&self, state: &mut State) {
+    pub fn end_waiting(&self, state: &mut State) {
         self.serve(state, Stage::FlushWaiting, Stage::FlushServed);
     }
 
-    pub fn flush_done(&self, state: &mut State) {
+    pub fn flush_secured(&self, state: &mut State) {
         let flusher = &mut state.flusher;
         flusher.stage = FlusherStage::Idle;
         state.devices.volatile &= !std::mem::take(&mut flusher.secures);
@@ -161,7 +161,7 @@ impl Mirror {
     }
 
     /// `flush::ended`: counted first, so that what ends from now on without a mark is dirty.
-    pub fn flush_lost(&self, state: &mut State) {
+    pub fn flush_lose(&self, state: &mut State) {
         state.lose();
         state.flusher.stage = FlusherStage::Suspecting;
         if self.has(Mistake::FailedFlushWithoutD) {
@@ -184,7 +184,7 @@ impl Mirror {
         };
     }
 
-    pub fn flush_given_up(&self, state: &mut State) {
+    pub fn end_riding(&self, state: &mut State) {
         let late = self.has(Mistake::FailedFlushStepsBackAfterEnd);
         if !late {
             self.step_back(state);
@@ -261,7 +261,7 @@ impl Mirror {
                 // Where copying has no end, what it does then is not looked at.
                 let looks = looks && !self.scenario.endless;
                 if looks && state.with(BOTH, Word::D | Word::C) == 0 {
-                    actions.push(Action::CountsLook);
+                    actions.push(Action::AtRest);
                 }
             }
             Completer::Begin => actions.push(Action::BeginCompleting),

@@ -38,10 +38,11 @@ impl Mirror {
                     }
                 }
                 JobStage::Failed => actions.push(Action::Failed(number)),
-                JobStage::Written => actions.push(Action::Wrote(number)),
-                JobStage::Marked => actions.push(Action::LossesLook(number)),
-                JobStage::Dirty(_) => actions.push(Action::Dirty(number)),
-                JobStage::GiveBack => actions.push(Action::GiveBack(number)),
+                JobStage::Written => actions.push(Action::Account(number)),
+                JobStage::Marked => actions.push(Action::GiveBack(number)),
+                JobStage::Copied => actions.push(Action::Copied(number)),
+                JobStage::GiveUp(_) => actions.push(Action::GiveUp(number)),
+                JobStage::EndHold => actions.push(Action::EndHold(number)),
             }
         }
         if state.stray.is_some() {
@@ -251,6 +252,7 @@ impl Mirror {
         self.not_copied(state, number);
     }
 
+    /// `complete::put_back`.
     pub fn put_back(&self, state: &mut State, number: u8) {
         if state.jobs[usize::from(number)].stage == JobStage::Draining {
             self.drop_holds(state);
@@ -265,46 +267,50 @@ impl Mirror {
         if self.has(Mistake::CClearedBeforeD) {
             state.clear(run, Word::C);
         }
-        state.jobs[usize::from(number)].stage = match self.mistake {
-            Some(Mistake::PutBackLosesD) => JobStage::GiveBack,
-            _ => JobStage::Dirty(run),
+        let dirty = if self.has(Mistake::PutBackLosesD) {
+            0
+        } else {
+            run
         };
+        state.jobs[usize::from(number)].stage = JobStage::GiveUp(dirty);
     }
 
-    /// What was written may be in the clone's cache only.
-    pub fn wrote(&self, state: &mut State, number: u8) {
+    /// `RegionMap::give_up`, which is one step in the code. What was discarded meanwhile is skipped.
+    pub fn give_up(&self, state: &mut State, number: u8) {
+        let job = &mut state.jobs[usize::from(number)];
+        let JobStage::GiveUp(left) = job.stage else {
+            return;
+        };
+        let (run, region) = (job.run, first(left));
+        job.stage = JobStage::GiveUp(left & !region);
+        if region == 0 {
+            state.clear(run, Word::C);
+            self.end_job(state, number);
+        } else if state.with(region, Word::S) == 0 {
+            state.set(region, Word::D);
+        }
+    }
+
+    /// `complete::account`: what was written may be in the clone's cache only.
+    pub fn account(&self, state: &mut State, number: u8) {
         let job = &mut state.jobs[usize::from(number)];
         job.stage = JobStage::Marked;
         state.flusher.current |= job.run;
     }
 
-    /// `complete::copied`: a loss that comes after this look finds the marks.
-    pub fn losses_look(&self, state: &mut State, number: u8) {
+    /// `complete::give_back`: a loss that comes after this look finds the marks.
+    pub fn give_back(&self, state: &mut State, number: u8) {
         let job = &mut state.jobs[usize::from(number)];
         if job.lost && !self.has(Mistake::JobIgnoresLosses) {
             return self.not_copied(state, number);
         }
-        job.stage = JobStage::GiveBack;
+        job.stage = JobStage::Copied;
     }
 
-    pub fn dirty(&self, state: &mut State, number: u8) {
-        let job = &mut state.jobs[usize::from(number)];
-        let JobStage::Dirty(left) = job.stage else {
-            return;
-        };
-        let region = first(left);
-        job.stage = if left == region {
-            JobStage::GiveBack
-        } else {
-            JobStage::Dirty(left & !region)
-        };
-        state.set(region, Word::D);
-    }
-
-    /// C is cleared, and H where they were held, in one critical section. Writes that went to the
-    /// backing device only and have not ended will make their regions dirty: that counts as a try,
-    /// or else such writes could disturb one copy after another, each just after its end.
-    pub fn give_back(&self, state: &mut State, number: u8) {
+    /// `Mapping::copied`. Writes that went to the backing device only and have not ended will make
+    /// their regions dirty: that counts as a try, or else such writes could disturb one copy after
+    /// another, each just after its end.
+    pub fn copied(&self, state: &mut State, number: u8) {
         let job = state.jobs[usize::from(number)];
         let plain = state
             .bios
@@ -324,11 +330,26 @@ impl Mirror {
                 word.forget_tries();
             }
         }
+        self.end_job(state, number);
+    }
+
+    /// `complete::end`.
+    fn end_job(&self, state: &mut State, number: u8) {
+        let job = &mut state.jobs[usize::from(number)];
         if job.hold && !(self.has(Mistake::HAfterError) && job.clone_failed) {
+            job.stage = JobStage::EndHold;
+        } else {
+            *job = Job::default();
+        }
+    }
+
+    /// `Mapping::end_hold`, unless that hold is over.
+    pub fn end_hold(&self, state: &mut State, number: u8) {
+        let job = std::mem::take(&mut state.jobs[usize::from(number)]);
+        if job.hold {
             state.clear(job.run, Word::H);
             self.release(state);
         }
-        state.jobs[usize::from(number)] = Job::default();
     }
 
     /// What waits for a hold that is over: it is not held again.

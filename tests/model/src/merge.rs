@@ -28,7 +28,7 @@ impl Mirror {
     }
 
     /// What the clone has beside it is read.
-    pub fn fetch(&self, state: &mut State, index: usize) {
+    pub fn fill(&self, state: &mut State, index: usize) {
         state.bios[index].fetched = true;
         state.bios[index].beside = state.devices.clone;
     }

@@ -23,7 +23,7 @@ pub enum Action {
     Admit(u8),
     AdmitRest(u8),
     Enter(usize),
-    Fetch(usize),
+    Fill(usize),
     Apply(usize, Side, u8),
     Fault(usize, Side),
     EntryEnded(usize),
@@ -31,12 +31,12 @@ pub enum Action {
     End(usize),
     EndStep(usize),
     Reroute(usize),
-    EnterFlush(usize),
+    MapFlush(usize),
     FlushEnded(usize),
     ReadEnded(usize),
     ReadFault(usize),
-    FailOverLook(usize),
-    FailOverRead(usize),
+    ReadFailed(usize),
+    Fallback(usize),
     // A job.
     Look(u8, Regions),
     Claim(u8, Regions),
@@ -48,10 +48,11 @@ pub enum Action {
     JobFault(u8),
     Failed(u8),
     PutBack(u8),
-    Wrote(u8),
-    LossesLook(u8),
-    Dirty(u8),
+    Account(u8),
     GiveBack(u8),
+    Copied(u8),
+    GiveUp(u8),
+    EndHold(u8),
     StrayWrite,
     EndLateHold,
     // A verify.
@@ -61,29 +62,29 @@ pub enum Action {
     LookAtClone,
     Judge,
     // The way to complete.
-    CountsLook,
+    AtRest,
     BeginCompleting,
     IsClean,
     StepBack,
     Complete,
     // Flushes of the clone, and what is lost with it.
-    SendFlush,
-    TurnAway,
-    FlushDone,
+    BeginFlush,
+    EndWaiting,
+    FlushSecured,
     FlushFault,
-    FlushLost,
-    FlushGivenUp,
+    Lose,
+    EndRiding,
     FlushStepBack,
     SuspectNext,
     Suspect,
     SuspectStepBack,
-    DupFailed,
+    LegFailed,
     // The user's messages, and a suspend.
     Message,
     Start,
     Block,
     Postsuspend,
-    Suspended,
+    ShutAndDrain,
 }
 
 /// A scenario, with one mistake planted or none.
@@ -117,17 +118,17 @@ impl Mirror {
             Fault(..) | ReadFault(_) | JobFault(_) | FlushFault | EndLateHold => None,
             AdmitRest(writer) => Some(writer),
             Enter(bio)
-            | Fetch(bio)
+            | Fill(bio)
             | Apply(bio, ..)
             | EntryEnded(bio)
             | EntryEndedStep(bio)
             | End(bio)
             | EndStep(bio)
-            | EnterFlush(bio)
+            | MapFlush(bio)
             | FlushEnded(bio)
             | ReadEnded(bio)
-            | FailOverLook(bio)
-            | FailOverRead(bio) => Some(state.bios[bio].writer),
+            | ReadFailed(bio)
+            | Fallback(bio) => Some(state.bios[bio].writer),
             Reroute(_) => Some(WORKER),
             Look(job, _)
             | Claim(job, _)
@@ -138,18 +139,19 @@ impl Mirror {
             | Write(job)
             | Failed(job)
             | PutBack(job)
-            | Wrote(job)
-            | LossesLook(job)
-            | Dirty(job)
-            | GiveBack(job) => Some(JOBS + job),
+            | Account(job)
+            | GiveBack(job)
+            | Copied(job)
+            | GiveUp(job)
+            | EndHold(job) => Some(JOBS + job),
             StrayWrite => Some(JOBS),
-            CountsLook | BeginCompleting | IsClean | StepBack | Complete => Some(COMPLETER),
-            SendFlush | TurnAway | FlushDone | FlushLost | FlushGivenUp | FlushStepBack => {
+            AtRest | BeginCompleting | IsClean | StepBack | Complete => Some(COMPLETER),
+            BeginFlush | EndWaiting | FlushSecured | Lose | EndRiding | FlushStepBack => {
                 Some(FLUSHER)
             }
             SuspectNext | Suspect | SuspectStepBack => Some(LOSS),
             AllEnter | Watch | LookAtBacking | LookAtClone | Judge => Some(VERIFIER),
-            DupFailed | Message | Start | Block | Postsuspend | Suspended => Some(CONTROL),
+            LegFailed | Message | Start | Block | Postsuspend | ShutAndDrain => Some(CONTROL),
         }
     }
 
@@ -199,17 +201,17 @@ impl Action {
     fn locks(self) -> bool {
         use Action::*;
         match self {
-            Admit(_) | AdmitRest(_) | Enter(_) | EntryEnded(_) | Reroute(_) | EnterFlush(_)
+            Admit(_) | AdmitRest(_) | Enter(_) | EntryEnded(_) | Reroute(_) | MapFlush(_)
             | Look(..) | Claim(..) | ClaimRefused(..) | HoldClaim(..) | IsDrained(_)
-            | Failed(_) | Wrote(_) | LossesLook(_) | GiveBack(_) | EndLateHold | SendFlush
-            | TurnAway | FlushDone | FlushLost | FlushGivenUp | SuspectNext | DupFailed
-            | Message | Start | Watch | Judge => true,
-            Map(_) | Fetch(_) | Apply(..) | Fault(..) | EntryEndedStep(_) | End(_) | EndStep(_)
-            | FlushEnded(_) | ReadEnded(_) | ReadFault(_) | FailOverLook(_) | FailOverRead(_)
-            | Read(_) | Write(_) | JobFault(_) | PutBack(_) | Dirty(_) | StrayWrite
-            | CountsLook | BeginCompleting | IsClean | StepBack | Complete | FlushFault
-            | FlushStepBack | Suspect | SuspectStepBack | Block | Postsuspend | Suspended
-            | AllEnter | LookAtBacking | LookAtClone => false,
+            | Failed(_) | Account(_) | GiveBack(_) | Copied(_) | EndHold(_) | EndLateHold
+            | BeginFlush | EndWaiting | FlushSecured | Lose | EndRiding | SuspectNext
+            | LegFailed | Message | Start | Watch | Judge => true,
+            Map(_) | Fill(_) | Apply(..) | Fault(..) | EntryEndedStep(_) | End(_) | EndStep(_)
+            | FlushEnded(_) | ReadEnded(_) | ReadFault(_) | ReadFailed(_) | Fallback(_)
+            | Read(_) | Write(_) | JobFault(_) | PutBack(_) | GiveUp(_) | StrayWrite | AtRest
+            | BeginCompleting | IsClean | StepBack | Complete | FlushFault | FlushStepBack
+            | Suspect | SuspectStepBack | Block | Postsuspend | ShutAndDrain | AllEnter
+            | LookAtBacking | LookAtClone => false,
         }
     }
 }
@@ -244,18 +246,18 @@ impl Model for Mirror {
             Admit(writer) => self.admit(state, writer),
             AdmitRest(writer) => self.admit_rest(state, writer),
             Enter(bio) => self.enter(state, bio),
-            Fetch(bio) => self.fetch(state, bio),
+            Fill(bio) => self.fill(state, bio),
             Apply(bio, side, block) => self.apply(state, bio, side, block),
             Fault(bio, side) => self.fault(state, bio, side),
             EntryEnded(bio) | End(bio) => self.begin_end(state, bio),
             EntryEndedStep(bio) | EndStep(bio) => self.end_step(state, bio),
             Reroute(bio) => self.reroute(state, bio),
-            EnterFlush(bio) => state.bios[bio].stage = Stage::FlushWaiting,
+            MapFlush(bio) => state.bios[bio].stage = Stage::FlushWaiting,
             FlushEnded(bio) => self.flush_ended(state, bio),
             ReadEnded(bio) => self.acknowledge(state, bio),
             ReadFault(bio) => self.read_fault(state, bio),
-            FailOverLook(bio) => self.fail_over_look(state, bio),
-            FailOverRead(bio) => self.fail_over_read(state, bio),
+            ReadFailed(bio) => self.read_failed(state, bio),
+            Fallback(bio) => self.fallback(state, bio),
             Look(job, run) => self.look(state, job, run),
             Claim(job, run) => self.claim(state, job, run),
             ClaimRefused(_, run) => self.refuse(state, run),
@@ -266,23 +268,24 @@ impl Model for Mirror {
             JobFault(job) => self.job_fault(state, job),
             Failed(job) => self.job_failed(state, job),
             PutBack(job) => self.put_back(state, job),
-            Wrote(job) => self.wrote(state, job),
-            LossesLook(job) => self.losses_look(state, job),
-            Dirty(job) => self.dirty(state, job),
+            Account(job) => self.account(state, job),
             GiveBack(job) => self.give_back(state, job),
+            Copied(job) => self.copied(state, job),
+            GiveUp(job) => self.give_up(state, job),
+            EndHold(job) => self.end_hold(state, job),
             StrayWrite => self.stray_write(state),
             EndLateHold => self.end_late_hold(state),
-            CountsLook => state.completer = Completer::Begin,
+            AtRest => state.completer = Completer::Begin,
             BeginCompleting => self.begin_completing(state),
             IsClean => self.is_clean(state),
             StepBack => self.give_up_completing(state),
             Complete => self.complete(state),
-            SendFlush => self.send_flush(state),
-            TurnAway => self.turn_away(state),
-            FlushDone => self.flush_done(state),
+            BeginFlush => self.begin_flush(state),
+            EndWaiting => self.end_waiting(state),
+            FlushSecured => self.flush_secured(state),
             FlushFault => self.flush_fault(state),
-            FlushLost => self.flush_lost(state),
-            FlushGivenUp => self.flush_given_up(state),
+            Lose => self.flush_lose(state),
+            EndRiding => self.end_riding(state),
             FlushStepBack => self.flush_step_back(state),
             SuspectNext => self.suspect_next(state),
             Suspect => self.suspect(state),
@@ -292,12 +295,12 @@ impl Model for Mirror {
             LookAtBacking => self.look_at_backing(state),
             LookAtClone => self.look_at_clone(state),
             Judge => self.judge(state),
-            DupFailed => self.duplicate_failed(state),
+            LegFailed => self.leg_failed(state),
             Message => self.message(state),
             Start => self.start(state),
             Block => state.control.suspend = Suspend::Blocked,
             Postsuspend => state.control.suspend = Suspend::Postsuspend,
-            Suspended => state.control.suspend = Suspend::Suspended,
+            ShutAndDrain => state.control.suspend = Suspend::Suspended,
         }
         let new = new.in_order();
         (new != *old).then_some(new)

@@ -16,8 +16,8 @@ impl Mirror {
         bio.noted = changing;
     }
 
-    /// A region after another is looked at; one that is not in sync ends the read with its error.
-    pub fn fail_over_look(&self, state: &mut State, index: usize) {
+    /// `Mapping::read_failed`: a region after another is looked at; one that is not in sync ends the read with its error.
+    pub fn read_failed(&self, state: &mut State, index: usize) {
         let bio = state.bios[index];
         let Stage::FailOver(left) = bio.stage else {
             return;
@@ -39,8 +39,8 @@ impl Mirror {
         };
     }
 
-    /// What is read has to be what the backing device has, where nobody wrote meanwhile.
-    pub fn fail_over_read(&self, state: &mut State, index: usize) {
+    /// The clone is asked (`Effect::Fallback`). What is read has to be what the backing device has, where nobody wrote meanwhile.
+    pub fn fallback(&self, state: &mut State, index: usize) {
         let bio = state.bios[index];
         let devices = &state.devices;
         if bits(bio.range & !bio.noted)

@@ -49,7 +49,7 @@ impl Mirror {
                     (Side::Clone, bio.clone, Fault::Clone),
                 ] {
                     if side == Side::Clone && self.has_to_fetch(bio) {
-                        actions.push(Action::Fetch(index));
+                        actions.push(Action::Fill(index));
                     } else {
                         let apply = |block| Action::Apply(index, side, block);
                         actions.extend(bits(leg.todo).map(apply));
@@ -59,7 +59,8 @@ impl Mirror {
                         actions.push(Action::Fault(index, side));
                     }
                 }
-                if bio.backing.todo | bio.clone.todo == 0 {
+                let told = !(bio.clone.failed && state.control.failed);
+                if bio.backing.todo | bio.clone.todo == 0 && told {
                     actions.push(match bio.kind {
                         Kind::Track => Action::End(index),
                         _ => Action::EntryEnded(index),
@@ -70,7 +71,7 @@ impl Mirror {
                 Kind::Track => Action::EndStep(index),
                 _ => Action::EntryEndedStep(index),
             }),
-            Stage::FlushLooked => actions.push(Action::EnterFlush(index)),
+            Stage::FlushLooked => actions.push(Action::MapFlush(index)),
             Stage::FlushServed => actions.push(Action::FlushEnded(index)),
             Stage::Read => {
                 actions.push(Action::ReadEnded(index));
@@ -78,8 +79,8 @@ impl Mirror {
                     actions.push(Action::ReadFault(index));
                 }
             }
-            Stage::FailOver(_) => actions.push(Action::FailOverLook(index)),
-            Stage::ReadClone => actions.push(Action::FailOverRead(index)),
+            Stage::FailOver(_) => actions.push(Action::ReadFailed(index)),
+            Stage::ReadClone => actions.push(Action::Fallback(index)),
         }
     }
 

@@ -124,9 +124,11 @@ pub enum JobStage {
     Written,
     /// It is recorded as unflushed; were there losses?
     Marked,
+    Copied,
     /// D on these regions, then C is cleared.
-    Dirty(Regions),
-    GiveBack,
+    GiveUp(Regions),
+    /// What waits for it goes on.
+    EndHold,
 }
 
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash)]
@@ -220,7 +222,7 @@ pub struct Control {
     pub at: u8,
     pub suspend: Suspend,
     pub paused: bool,
-    /// A duplicate has failed on the clone, and nobody has acted on that.
+    /// A leg has failed on the clone, and nobody has acted on that.
     pub failed: bool,
     /// Paused by a failure.
     pub stopped: bool,
