@@ -12,7 +12,10 @@ use crate::state::State;
 use crate::trace;
 use stateright::{Checker, HasDiscoveries, Model};
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The short set takes no longer, or else it fails.
+const LIMIT: Duration = Duration::from_secs(300);
 
 #[derive(Default)]
 pub struct Tally {
@@ -20,6 +23,10 @@ pub struct Tally {
     pub failed: usize,
     /// Also print how mistakes were found.
     traces: bool,
+    /// When the time is over: what is left then is not explored.
+    until: Option<Instant>,
+    /// Of all explorations.
+    states: usize,
 }
 
 /// How a state was reached.
@@ -32,9 +39,23 @@ struct Found {
 }
 
 pub fn short() -> Tally {
-    let mut tally = Tally::default();
+    let begin = Instant::now();
+    let mut tally = Tally {
+        until: Some(begin + LIMIT),
+        ..Tally::default()
+    };
     tally.scenarios(|scenario| scenario.tier == Tier::Short);
     tally.mistakes(|planted| planted.tier() == Tier::Short);
+    let name = format!("the short set, at most {} s", LIMIT.as_secs());
+    let all = Found {
+        states: tally.states,
+        violation: None,
+    };
+    let (passed, verdict) = match tally.is_over() {
+        false => (true, "all of it explored"),
+        true => (false, "not all of it in that time"),
+    };
+    tally.line(passed, &name, &all, verdict, begin);
     tally
 }
 
@@ -88,6 +109,10 @@ fn explore(
 }
 
 impl Tally {
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() > until)
+    }
+
     fn line(&mut self, passed: bool, name: &str, found: &Found, verdict: &str, begin: Instant) {
         let word = if passed { "ok" } else { "FAILED" };
         let seconds = begin.elapsed().as_secs_f64();
@@ -95,6 +120,7 @@ impl Tally {
             "{word}: {name}: {} states, {verdict}, {seconds:.1} s",
             found.states
         );
+        self.states += found.states;
         if passed {
             self.passed += 1;
         } else {
@@ -104,6 +130,9 @@ impl Tally {
 
     fn scenarios(&mut self, wanted: impl Fn(&Scenario) -> bool) {
         for scenario in scenarios::all().filter(|scenario| wanted(scenario)) {
+            if self.is_over() {
+                return;
+            }
             let begin = Instant::now();
             let found = explore(scenario, None, None);
             let violated = found.violation.as_ref();
@@ -120,6 +149,9 @@ impl Tally {
 
     fn mistakes(&mut self, wanted: impl Fn(&Planted) -> bool) {
         for planted in PLANTED.iter().filter(|planted| wanted(planted)) {
+            if self.is_over() {
+                return;
+            }
             let begin = Instant::now();
             let name = format!("{:?} in '{}'", planted.mistake, planted.scenario);
             let Some(scenario) = planted.scenario() else {
