@@ -21,6 +21,10 @@ impl Mirror {
             actions.push(Action::Message);
             return;
         }
+        if control.switching {
+            actions.push(Action::SetMode);
+            return;
+        }
         let message = self.scenario.messages.get(usize::from(control.at));
         match control.suspend {
             Suspend::Running => match message {
@@ -63,7 +67,10 @@ impl Mirror {
             Message::Start => self.start(state),
             Message::Pause => state.control.paused = true,
             Message::Track => state.mirror = false,
-            Message::Mirror => state.mirror = true,
+            Message::Mirror => {
+                state.mirror = true;
+                state.control.switching = !self.has(Mistake::SwitchKeepsComplete);
+            }
             Message::Verify => self.verify(state),
             Message::Skip(range) => self.skip_message(state, range),
             Message::Suspend => self.presuspend(state),
@@ -73,6 +80,13 @@ impl Mirror {
                 self.resume(state);
             }
         }
+    }
+
+    /// The rest of `Mapping::set_mode`: writes of track may be in flight, so that it is not complete
+    /// before they have ended.
+    pub fn set_mode(&self, state: &mut State) {
+        self.step_back(state);
+        state.control.switching = false;
     }
 
     pub fn start(&self, state: &mut State) {

@@ -68,13 +68,18 @@ impl Mirror {
         }
     }
 
-    /// Whether the way to complete is at its flush. Backing-only writes in flight would lead away
-    /// from there again.
+    /// Whether the way to complete is at its flush (`Mapping::is_settled`). Backing-only writes in
+    /// flight would lead away from there again, in mirror also those that began in track.
     fn wants_flush(&self, state: &State) -> bool {
-        let plain = state
-            .bios
-            .iter()
-            .any(|bio| bio.kind == Kind::Plain && bio.is_write() && bio.is_entered());
+        let plain = state.bios.iter().any(|bio| {
+            let counts = match bio.kind {
+                Kind::Plain => bio.is_entered(),
+                // In track there may be others at any moment.
+                Kind::Track => state.mirror && !self.has(Mistake::TrackUnsettled),
+                _ => false,
+            };
+            counts && bio.is_write()
+        });
         state.completer == Completer::Look
             && state.control.suspend == Suspend::Running
             && (!plain || self.has(Mistake::NoGracePeriod))

@@ -81,6 +81,7 @@ pub enum Action {
     LegFailed,
     // The user's messages, and a suspend.
     Message,
+    SetMode,
     Start,
     Block,
     Postsuspend,
@@ -151,13 +152,16 @@ impl Mirror {
             }
             SuspectNext | Suspect | SuspectStepBack => Some(LOSS),
             AllEnter | Watch | LookAtBacking | LookAtClone | Judge => Some(VERIFIER),
-            LegFailed | Message | Start | Block | Postsuspend | ShutAndDrain => Some(CONTROL),
+            LegFailed | Message | SetMode | Start | Block | Postsuspend | ShutAndDrain => {
+                Some(CONTROL)
+            }
         }
     }
 
     /// The phase goes back, as something is dirty.
     pub fn step_back(&self, state: &mut State) {
-        if state.phase == Phase::Complete && self.scenario.stays {
+        let stays = self.scenario.stays && state.mirror && !state.control.switching;
+        if state.phase == Phase::Complete && stays {
             state.wrong = Some(Wrong::SteppedBack);
         }
         state.phase = Phase::Copying;
@@ -208,10 +212,10 @@ impl Action {
             | LegFailed | Message | Start | Watch | Judge => true,
             Map(_) | Fill(_) | Apply(..) | Fault(..) | EntryEndedStep(_) | End(_) | EndStep(_)
             | FlushEnded(_) | ReadEnded(_) | ReadFault(_) | ReadFailed(_) | Fallback(_)
-            | Read(_) | Write(_) | JobFault(_) | PutBack(_) | GiveUp(_) | StrayWrite | AtRest
-            | BeginCompleting | IsClean | StepBack | Complete | FlushFault | FlushStepBack
-            | Suspect | SuspectStepBack | Block | Postsuspend | ShutAndDrain | AllEnter
-            | LookAtBacking | LookAtClone => false,
+            | Read(_) | Write(_) | JobFault(_) | PutBack(_) | GiveUp(_) | StrayWrite | SetMode
+            | AtRest | BeginCompleting | IsClean | StepBack | Complete | FlushFault
+            | FlushStepBack | Suspect | SuspectStepBack | Block | Postsuspend | ShutAndDrain
+            | AllEnter | LookAtBacking | LookAtClone => false,
         }
     }
 }
@@ -297,6 +301,7 @@ impl Model for Mirror {
             Judge => self.judge(state),
             LegFailed => self.leg_failed(state),
             Message => self.message(state),
+            SetMode => self.set_mode(state),
             Start => self.start(state),
             Block => state.control.suspend = Suspend::Blocked,
             Postsuspend => state.control.suspend = Suspend::Postsuspend,

@@ -89,6 +89,21 @@ pub static PLANTED: &[Planted] = &[
     planted(RegisterAfterLook, "mirror stays complete", STAYS),
     planted(ScanBeforeCompleting, "two writers of a region", TRUE),
     planted(NoGracePeriod, "mirror stays complete", STAYS),
+    planted(
+        TrackUnsettled,
+        "from track to a mirror that stays complete",
+        STAYS,
+    ),
+    planted(
+        SwitchKeepsComplete,
+        "from track to a mirror that stays complete",
+        STAYS,
+    ),
+    planted(
+        StaleMode,
+        "from track to a mirror that stays complete",
+        STAYS,
+    ),
     planted(NoCompletingState, "two writers of a region", TRUE),
     planted(DeclaredBeforeFlushed, "two writers of a region", TRUE),
     planted(NoFua, "mirror stays complete", TRUE),

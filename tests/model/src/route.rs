@@ -133,6 +133,7 @@ impl Mirror {
                 bio.stage = Stage::Read;
                 bio.noted = state.changing();
             }
+            _ if self.has(Mistake::StaleMode) => bio.stage = Stage::Decided(Kind::Track),
             _ => self.submit(state, &mut bio, Kind::Track, 0),
         }
         state.bios.push(bio);
@@ -183,10 +184,15 @@ impl Mirror {
         if bio.discard && bio.stage != Stage::ToHold {
             self.skip(state, bio.range);
         }
-        bio.stage = match bio.stage {
-            Stage::Decided(_) => Stage::InFlight,
-            _ => Stage::Waiting(Wait::Hold),
-        };
+        match bio.stage {
+            Stage::Decided(Kind::Track) => {
+                let enters = state.all_enter();
+                let kind = if enters { Kind::Plain } else { Kind::Track };
+                self.submit(state, &mut bio, kind, 0);
+            }
+            Stage::Decided(_) => bio.stage = Stage::InFlight,
+            _ => bio.stage = Stage::Waiting(Wait::Hold),
+        }
         state.bios.push(bio);
     }
 

@@ -176,6 +176,25 @@ static FINITE: &[Scenario] = &[
         ..BASE
     },
     Scenario {
+        name: "from track to a mirror that stays complete",
+        mirror: false,
+        words: [DIRTY, IN_SYNC],
+        writers: &[&[Write(R0)], &[Whole(SPAN)]],
+        messages: &[Message::Mirror],
+        stays: true,
+        ..BASE
+    },
+    Scenario {
+        name: "from track to mirror, and a flush",
+        mirror: false,
+        fua: false,
+        words: [DIRTY, IN_SYNC],
+        writers: &[&[Write(R0)], &[Write(R1), Flush]],
+        messages: &[Message::Mirror],
+        stays: true,
+        ..BASE
+    },
+    Scenario {
         name: "from mirror to track",
         fua: false,
         words: [DIRTY, IN_SYNC],

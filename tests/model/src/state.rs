@@ -226,6 +226,8 @@ pub struct Control {
     pub failed: bool,
     /// Paused by a failure.
     pub stopped: bool,
+    /// The mode is `mirror`, and the phase has still to go back.
+    pub switching: bool,
     /// Only for mistakes: a `skip` of these regions is half done.
     pub skipping: Regions,
     /// Faults and timers that may still come.
