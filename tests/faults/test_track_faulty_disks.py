@@ -4,16 +4,12 @@ the lists and counters agree, and when the device is healed all is copied and eq
 """
 
 import errno
-from collections.abc import Callable
 
 import pytest
 
 from harness import io
 from harness.clone_rs import TRACK, Failure, clone_table
-from harness.command import write_text
-from harness.disk import Disk
-from harness.disk_factories import CONFIGFS
-from harness.faulty import READS, WRITES, FaultyPair, allow_errors, offline
+from harness.faulty import READS, VANISHING, WRITES, FaultyPair, allow_errors, offline
 from harness.fio import STEADY, Fio
 from harness.image import Image
 from harness.kernel_log import Guard
@@ -100,29 +96,14 @@ def test_delay(rig: Rig, side: str) -> None:
     assert pair.device.errors().failures == []
 
 
-def power_off(disk: Disk) -> None:
-    """Take a null_blk disk away under its users."""
-    write_text(CONFIGFS / "nullb" / disk.name / "power", 0)
-
-
-def unplug(disk: Disk) -> None:
-    """Take a SCSI disk away under its users."""
-    write_text(disk.sys / "device/delete", 1)
-
-
-VANISHING: dict[str, tuple[Callable[[Rig], Disk], Callable[[Disk], None]]] = {
-    "null_blk": (lambda rig: rig.null_blk(LENGTH >> 11), power_off),
-    "scsi": (lambda rig: rig.scsi_debug(LENGTH >> 11, per_host_store=1), unplug),
-}
-
-
 @pytest.mark.parametrize("kind", VANISHING)
 def test_clone_vanishes(rig: Rig, kernel_log: Guard, kind: str) -> None:
     """While it is copied to: fio goes on, `start` fails again, and a table with another clone has
     all of it copied there."""
     allow_errors(kernel_log)
     make, take = VANISHING[kind]
-    pair = Pair(rig, rig.null_blk(LENGTH >> 11), make(rig), features=(*FEATURES, "rate", 2000))
+    disks = rig.null_blk(LENGTH >> 11), make(rig, LENGTH >> 11)
+    pair = Pair(rig, *disks, features=(*FEATURES, "rate", 2000))
     # Made now, as a later one may get the number of the one that goes.
     other = Image(rig.null_blk(LENGTH >> 11), "other")
     load = steady(rig, pair)
@@ -155,7 +136,8 @@ def test_backing_vanishes(rig: Rig, kernel_log: Guard, kind: str) -> None:
     """Users get EIO, as from dm-linear; copying pauses, and suspend and remove work."""
     allow_errors(kernel_log)
     make, take = VANISHING[kind]
-    pair = Pair(rig, make(rig), rig.null_blk(LENGTH >> 11), features=(*FEATURES, "rate", 2000))
+    disks = make(rig, LENGTH >> 11), rig.null_blk(LENGTH >> 11)
+    pair = Pair(rig, *disks, features=(*FEATURES, "rate", 2000))
     pair.device.start()
     pair.device.wait_for(lambda status: status.in_sync >= 3, "on the way")
     take(pair.backing.disk)

@@ -15,12 +15,12 @@ import pytest
 
 from harness import io
 from harness.clone_rs import TRACK, CloneDevice, clone_table, linear_table
-from harness.command import read_text, run, write_text
+from harness.command import read_text, run
 from harness.data import stamped
 from harness.disk import Disk
-from harness.disk_factories import CONFIGFS
 from harness.dm import Device
 from harness.dm_ioctl import DmError
+from harness.faulty import VANISHING, power_off
 from harness.image import Image
 from harness.kernel_log import Guard
 from harness.refusals import CORE, OURS, allow_refusals, check_refusal, refused
@@ -31,22 +31,6 @@ LENGTH = 4096
 # Each job is one region.
 FEATURES = (*TRACK, "region_size", 64, "depth", 4, "batch", 64)
 STOP = (*FEATURES, "on_clone_error", "stop")
-
-
-def power_off(disk: Disk) -> None:
-    """Take a null_blk disk away under its users."""
-    write_text(CONFIGFS / "nullb" / disk.name / "power", 0)
-
-
-def unplug(disk: Disk) -> None:
-    """Take a SCSI disk away under its users."""
-    write_text(disk.sys / "device/delete", 1)
-
-
-KINDS: dict[str, tuple[Callable[[Rig], Disk], Callable[[Disk], None]]] = {
-    "null_blk": (lambda rig: rig.null_blk(size=2), power_off),
-    "scsi": (lambda rig: rig.scsi_debug(size=2, per_host_store=1), unplug),
-}
 
 
 def outcome(call: Callable[[], object]) -> object:
@@ -78,12 +62,12 @@ def allow_errors(log: Guard) -> None:
     log.allow(r"offline|DID_NO_CONNECT|\[sd\w+\]")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", VANISHING)
 def test_backing_goes(rig: Rig, kernel_log: Guard, kind: str) -> None:
     """The user's I/O fails as over dm-linear, and a copy counts errors of its reads."""
     allow_errors(kernel_log)
-    make, take = KINDS[kind]
-    backing, clone = make(rig), Image(rig.null_blk(size=2), "clone")
+    make, take = VANISHING[kind]
+    backing, clone = make(rig, 2), Image(rig.null_blk(size=2), "clone")
     device = rig.clone(backing, clone.disk, features=FEATURES)
     linear = rig.linear(backing)
     take(backing)
@@ -102,13 +86,13 @@ def test_backing_goes(rig: Rig, kernel_log: Guard, kind: str) -> None:
 
 
 @pytest.mark.parametrize("features", [STOP, FEATURES], ids=["stop", "detach"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", VANISHING)
 def test_clone_goes(rig: Rig, kernel_log: Guard, kind: str, features: tuple) -> None:
     """The user's I/O goes on, a copy counts errors of its writes; the table can be changed to
     another clone, which gets all."""
     allow_errors(kernel_log)
-    make, take = KINDS[kind]
-    backing, clone = Image(rig.null_blk(size=2), "backing"), make(rig)
+    make, take = VANISHING[kind]
+    backing, clone = Image(rig.null_blk(size=2), "backing"), make(rig, 2)
     # Made now, as a later one may get the number of the one that goes.
     other = Image(rig.null_blk(size=2), "other")
     device = rig.clone(backing.disk, clone, features=features)

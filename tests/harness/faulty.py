@@ -10,6 +10,7 @@ from harness.clone_rs import linear_table
 from harness.command import write_text
 from harness.data import SECTOR
 from harness.disk import Disk
+from harness.disk_factories import CONFIGFS
 from harness.kernel_log import Guard
 from harness.refusals import OURS
 from harness.rig import Rig
@@ -173,6 +174,23 @@ WRITES: dict[str, type] = {
     "flakey": FlakeyWrites,
     "dust": DustWrites,
     "badblocks": BadBlocks,
+}
+
+
+def power_off(disk: Disk) -> None:
+    """Take a null_blk disk away under its users."""
+    write_text(CONFIGFS / "nullb" / disk.name / "power", 0)
+
+
+def unplug(disk: Disk) -> None:
+    """Take a SCSI disk away under its users."""
+    write_text(disk.sys / "device/delete", 1)
+
+
+# Disks of so many MiB, and how they are taken away.
+VANISHING: dict[str, tuple[Callable[[Rig, int], Disk], Callable[[Disk], None]]] = {
+    "null_blk": (lambda rig, size: rig.null_blk(size), power_off),
+    "scsi": (lambda rig, size: rig.scsi_debug(size, per_host_store=1), unplug),
 }
 
 
