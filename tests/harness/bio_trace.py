@@ -22,6 +22,8 @@ TRACEFS = Path("/sys/kernel/tracing")
 _BIO = re.compile(r"block_bio_queue: (\d+),(\d+) (\S+) (\d+) \+ (\d+) \[.*\]$")
 # nullb0-123  [000] ..... 12.3: block_rq_insert: 252,0 WS 4096 () 8 + 16 be,0,4 [fio]
 _REQUEST = re.compile(r"block_rq_insert: (\d+),(\d+) .* \+ (\d+) (\w+),\d+,\d+ \[.*\]$")
+_TIME = re.compile(r" (\d+\.\d+): block_")
+_KEPT = re.compile(r"^# entries-in-buffer/entries-written: (\d+)/(\d+) ", re.MULTILINE)
 
 _numbers = itertools.count()
 
@@ -61,14 +63,24 @@ class BioTrace:
         """The bios that one device has got since the last clear."""
         return [Bio(match[3], int(match[4]), int(match[5])) for match in self._of(disk, _BIO)]
 
+    def timed(self, disk: Disk) -> list[tuple[float, Bio]]:
+        """The same, each with the time in seconds at which it came; fail if any were lost."""
+        kept, written = _KEPT.search((self._folder / "trace").read_text()).groups()
+        assert kept == written, f"only {kept} of {written} lines are left in the trace"
+        return [
+            (float(_TIME.search(match.string)[1]), Bio(match[3], int(match[4]), int(match[5])))
+            for match in self._of(disk, _BIO)
+        ]
+
     def requests(self, disk: Disk) -> list[Request]:
         """The requests that the scheduler of one device has got since the last clear."""
         return [Request(int(match[3]), match[4].lower()) for match in self._of(disk, _REQUEST)]
 
 
 @contextlib.contextmanager
-def bio_trace(*disks: Disk, event: str = "block_bio_queue") -> Iterator[BioTrace]:
-    """Trace the bios that these devices get, or another event of theirs."""
+def bio_trace(*disks: Disk, event: str = "block_bio_queue", memory: int = 64) -> Iterator[BioTrace]:
+    """Trace the bios that these devices get, or another event of theirs. There is room for so many
+    KiB of them on each CPU; what comes then replaces the oldest."""
     if not (TRACEFS / "instances").is_dir():
         run("mount", "-t", "tracefs", "tracefs", TRACEFS)
     folder = TRACEFS / "instances" / f"bios-{os.getpid()}-{next(_numbers)}"
@@ -78,7 +90,9 @@ def bio_trace(*disks: Disk, event: str = "block_bio_queue") -> Iterator[BioTrace
     wanted = " || ".join(f"dev == {major << 20 | minor}" for major, minor in numbers)
     folder.mkdir()
     try:
-        write_text(folder / "buffer_size_kb", 64)
+        write_text(folder / "buffer_size_kb", memory)
+        # The same on all CPUs.
+        write_text(folder / "trace_clock", "mono")
         write_text(settings / "filter", wanted)
         write_text(settings / "enable", 1)
         yield BioTrace(folder)

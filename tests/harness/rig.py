@@ -142,9 +142,9 @@ class Rig:
         """Count calls of kernel functions: see kprobes.kprobes."""
         return self._stack.enter_context(kprobes(**functions))
 
-    def bio_trace(self, *disks: Disk) -> BioTrace:
+    def bio_trace(self, *disks: Disk, memory: int = 64) -> BioTrace:
         """Trace the bios that disks get: see bio_trace.bio_trace."""
-        return self._stack.enter_context(bio_trace(*disks))
+        return self._stack.enter_context(bio_trace(*disks, memory=memory))
 
     def fio(self, disk: Disk, **options: object) -> Fio:
         """Start fio on a disk; it is ended with the test."""
