@@ -10,6 +10,7 @@ import pytest
 
 from harness import io
 from harness.bio_trace import Bio, BioTrace
+from harness.clone_rs import linear_table
 from harness.data import SECTOR, stamped
 from harness.disk import Disk
 from harness.rig import Rig
@@ -61,6 +62,11 @@ class Mirror(Pair):
             )
         self.trace.clear()
         return found[0], found[1]
+
+    def check_mirrored(self, what: str) -> None:
+        """Both devices hold what the backing device has to hold."""
+        self.expect_copy()
+        self.check(what)
 
 
 def places(bios: list[Bio]) -> list[tuple[int, int]]:
@@ -230,8 +236,9 @@ def test_flush_and_fua(rig: Rig) -> None:
         os.fsync(fd)
     backing, clone = pair.written()
     assert len([bio for bio in clone if bio.kind.startswith("F")]) >= 1
-    writes = [[bio for bio in bios if bio.count] for bios in (backing, clone)]
-    assert writes[0][0].kind.rstrip("I") == writes[1][0].kind.rstrip("I")
+    for bios in (backing, clone):
+        write = next(bio for bio in bios if bio.count)
+        assert write.kind.rstrip("I") == "WFS", "a write that is forced to the medium"
 
 
 def test_without_a_cache_above(rig: Rig) -> None:
@@ -290,18 +297,37 @@ def test_sizes_and_offsets(rig: Rig) -> None:
 
 
 def test_nobody_waits_for_a_copy(rig: Rig) -> None:
-    """While jobs hang on the clone, writes to their regions and to others end on the backing
-    device; none is held."""
-    pair = Mirror(rig, in_sync=(0, 2))
+    """While jobs hang on a part of the clone, writes to their regions, to others that are dirty,
+    and to such in sync all end; none is held."""
+    queue = {"discard": 1, "cache_size": 1}
+    backing, clone = rig.null_blk(1, **queue), rig.null_blk(1, **queue)
+    gate = rig.gate(clone)
+    in_sync = 8
+    # Where they end on the clone.
+    border = 16 + in_sync * REGION
+    parts = linear_table(clone, length=border), linear_table(gate.disk, border, start=border)
+    pair = Mirror(rig, (0, in_sync), (backing, rig.mapped("\n".join(parts)).disk))
     pair.device.tune("depth", 4)
-    pair.clone_gate.suspend()
+    pair.written()
+    shut = rig.shut(gate)
+
+    def hung() -> list[Bio]:
+        return [bio for bio in shut.held() if bio.count]
+
     pair.device.start()
-    wait_until(lambda: len(pair.trace.bios(pair.below[1])) == 4, "jobs to hang")
-    for region in range(2, 12):
-        pair.write(region * REGION, stamped("user", region, 8))
+    wait_until(lambda: len(hung()) == 4, "jobs to hang")
+    regions = range((LENGTH - 64) // REGION)
+    for region in regions:
+        data = stamped("user", region, 8)
+        rig.background(pair.write, region * REGION, data).result()
     status = pair.device.clone_status()
     assert (status.copying, status.counters["held"]) == (4, 0)
-    pair.clone_gate.resume()
+    assert len(hung()) == 4
+    sent = [places(bios) for bios in pair.written()]
+    assert set(sent[0]) >= {(region * REGION, 8) for region in regions}
+    mirrored = {(sector, count) for sector, count in sent[1] if count == 8}
+    assert mirrored == {(region * REGION, 8) for region in range(in_sync)}
+    shut.open()
     pair.device.wait_complete()
     pair.expect_copy()
     pair.check("after all was copied")
@@ -352,7 +378,10 @@ def test_a_hold_is_bounded(rig: Rig) -> None:
     pair.clone_gate.suspend()
     pair.device.copy(5 * REGION, REGION)
     wait_until(lambda: pair.trace.bios(pair.below[1]), "the job's write to hang")
-    pair.write(5 * REGION, stamped("late", 0, 8))
+    write = rig.background(pair.write, 5 * REGION, stamped("late", 0, 8))
+    # A second, and what a busy machine adds; the job hangs for as long as it is not let go.
+    write.result(timeout=10)
+    assert pair.clone_gate.suspended
     status = pair.device.clone_status()
     assert (status.counters["held"], status.copying) == (1, 1)
     pair.clone_gate.resume()
@@ -378,3 +407,94 @@ def test_a_copy_below_a_write_is_in_vain(rig: Rig) -> None:
     pair.device.start_and_wait()
     pair.expect_copy()
     pair.check("after all was copied")
+
+
+def impatient_write(pair: Mirror, sector: int, data: bytes) -> None:
+    """A write that may not wait."""
+    with io.direct(pair.device.disk) as fd:
+        io.pwrite(fd, sector, data, os.RWF_NOWAIT)
+
+
+def is_refused(rig: Rig, pair: Mirror, sector: int) -> bool:
+    """Whether one is refused, and nothing else comes of it."""
+    status = pair.device.clone_status()
+    sent = [pair.trace.bios(disk) for disk in pair.below]
+    write = rig.background(impatient_write, pair, sector, stamped("nowait", 0, 16))
+    try:
+        write.result()
+    except BlockingIOError:
+        assert pair.device.clone_status() == status
+        assert [pair.trace.bios(disk) for disk in pair.below] == sent
+        return True
+    return False
+
+
+def test_nowait_behind_another_write(rig: Rig) -> None:
+    """A write that may not wait for one that it overlaps gets EAGAIN; else it is as any other."""
+    pair = Mirror(rig)
+    shut = rig.shut(pair.clone_gate)
+    first = rig.background(pair.write, 0, stamped("first", 0, 16))
+    shut.wait_for(1)
+    assert is_refused(rig, pair, 8)
+    shut.open()
+    first.result()
+    pair.check_mirrored("after the first one")
+    pair.written()
+    impatient_write(pair, 8, stamped("nowait", 0, 16))
+    pair.backing.expect(8 + 8, stamped("nowait", 0, 16))
+    assert [places(bios) for bios in pair.written()] == [[(8, 16)], [(8, 16)]]
+    pair.check_mirrored("after the second one")
+
+
+def test_nowait_in_a_hold(rig: Rig) -> None:
+    """A write that may not wait for the third copy of its region gets EAGAIN, and is not counted
+    as held."""
+    pair = Mirror(rig, in_sync=(0, 4))
+    for region in range(5, 9):
+        copy_in_vain(rig, pair, region)
+        held = pair.device.clone_status().counters["held"]
+        pair.clone_gate.suspend()
+        pair.device.copy(region * REGION, REGION)
+        wait_until(lambda: pair.trace.bios(pair.below[1]), "the job's write to hang")
+        refused = is_refused(rig, pair, region * REGION)
+        # If this one is held the other one came in time for it: a hold ends after a second.
+        pair.write(region * REGION, stamped("patient", 0, 8))
+        holds = pair.device.clone_status().counters["held"] - held
+        pair.clone_gate.resume()
+        pair.device.wait_idle()
+        if holds:
+            assert refused
+            pair.device.start_and_wait()
+            pair.check_mirrored("after the write that waited")
+            return
+        if not refused:
+            pair.backing.expect(8 + region * REGION + 8, stamped("nowait", 0, 16)[8 * SECTOR :])
+        # After a hold in vain there is none for five seconds.
+        time.sleep(6)
+        pair.trace.clear()
+    pytest.fail("no hold lasted for two writes")
+
+
+def test_not_complete_before_a_write_has_ended(rig: Rig) -> None:
+    """All regions count as in sync, but a write is still on its way to the backing device only, to
+    one that was not when it was sent: the mirror is complete after that only."""
+    pair = Mirror(rig)
+    copying = rig.shut(pair.clone_gate)
+    pair.device.copy(5 * REGION, REGION)
+    copying.wait_for(1)
+    writing = rig.shut(pair.backing_gate)
+    write = rig.background(pair.write, 5 * REGION, stamped("late", 0, 8))
+    writing.wait_for(1)
+    copying.open()
+    pair.device.wait_for(lambda status: status.in_sync == status.total, "in sync")
+    seen = set()
+    for _ in range(20):
+        seen.add(pair.device.clone_status().state)
+        time.sleep(0.05)
+    assert "complete" not in seen
+    assert write.running
+    writing.open()
+    write.result()
+    status = pair.device.wait_complete()
+    assert status.counters["recopied"] >= 2 * REGION
+    pair.check_mirrored("after the write")
