@@ -60,24 +60,31 @@ def test_kinds_of_devices(rig: Rig, kernel_log: Guard, kind: str) -> None:
     pair.device.resume()
 
 
+@pytest.mark.parametrize("size", ["64k", "2m"])
 @pytest.mark.parametrize("features", [(), ("region_size", 8, "depth", 2, "batch", 64)])
-def test_copying_ends_under_load(rig: Rig, features: tuple) -> None:
-    """One region is written all the time, faster than it is copied: it becomes equal nevertheless,
-    and stays so."""
-    pair = Pair(rig, rig.null_blk(4), rig.slow(4, mbps=8), features=features, mode="mirror")
+def test_copying_ends_under_load(rig: Rig, features: tuple, size: str) -> None:
+    """One region, or the whole device, is written all the time, faster than it is copied: it
+    becomes equal nevertheless, and stays so."""
+    pair = Pair(rig, rig.null_blk(2), rig.slow(2, mbps=4), features=features, mode="mirror")
     load = rig.fio(
         pair.device.disk,
         rw="randwrite",
-        bs="4k",
-        size="64k",
+        bs="32k",
+        size=size,
         iodepth=8,
         time_based=1,
         runtime=300,
     )
     load.wait_for_load()
+    disks = pair.device.disk, pair.clone.disk
+    before = [disk.counters().sectors_written for disk in disks]
     pair.device.start()
     status = pair.device.wait_complete(timeout=60)
     assert status.in_sync == status.total
+    user, clone = (
+        disk.counters().sectors_written - was for disk, was in zip(disks, before, strict=True)
+    )
+    assert user > clone, "what was written meanwhile, to be faster than the clone"
     check(pair, "complete")
     assert pair.device.clone_status().state == "complete"
     load.stop()
