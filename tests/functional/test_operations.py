@@ -154,18 +154,29 @@ def outcome(
     return result, [bio for bio in trace.bios(backing) if bio.kind != "R"]
 
 
-@pytest.mark.parametrize("state", ["idle", "mirroring"])
-@pytest.mark.parametrize("kind", BACKINGS)
-def test_same_as_linear(rig: Rig, kernel_log: Guard, kind: str, state: str) -> None:
+WITH_INTEGRITY = [kind for kind in BACKINGS if "dif" in kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "clone_kind"),
+    [
+        *((kind, state, "null_blk-512") for kind in BACKINGS for state in ("idle", "mirroring")),
+        *((kind, "mirroring", kind) for kind in WITH_INTEGRITY),
+    ],
+)
+def test_same_as_linear(
+    rig: Rig, kernel_log: Guard, kind: str, state: str, clone_kind: str
+) -> None:
     """All operations, at an offset, on two new devices of one kind: an operation that fails can
-    change what its device offers from then on. While ours mirrors, the clone becomes equal."""
+    change what its device offers from then on. While ours mirrors, the clone becomes equal, also
+    one that wants protection information like the backing device."""
     # A loop device learns only from an error that its file can't write zeroes.
     kernel_log.allow(r"operation not supported error, dev loop")
     below = [BACKINGS[kind](rig), BACKINGS[kind](rig)]
     for disk in below:
         io.write(disk, OFFSET, stamped("old", 0, LENGTH))
     linear = rig.linear(below[0], OFFSET, length=LENGTH)
-    clone = rig.null_blk()
+    clone = BACKINGS[clone_kind](rig)
     features = ("strict_discard", "region_size", 1024)
     ours = rig.clone(below[1], clone, backing_offset=OFFSET, length=LENGTH, features=features)
     if state == "mirroring":
@@ -173,7 +184,7 @@ def test_same_as_linear(rig: Rig, kernel_log: Guard, kind: str, state: str) -> N
     trace = rig.bio_trace(*below)
     unlike = []
     for name, operation in OPERATIONS.items():
-        if state == "mirroring" and "dif" in kind and name in UNPROTECTED:
+        if state == "mirroring" and kind in WITH_INTEGRITY and name in UNPROTECTED:
             continue
         wanted = outcome(trace, linear, below[0], operation)
         if state == "mirroring":

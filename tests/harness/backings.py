@@ -28,8 +28,10 @@ BACKINGS: dict[str, Callable[[Rig], Disk]] = {
     "loop": lambda rig: rig.loop(),
     "loop-4096": lambda rig: rig.loop(block=4096),
     "brd": lambda rig: rig.brd(),
-    "scsi-dif-dix": lambda rig: rig.scsi_debug(dif=1, dix=1),
-    "scsi-dif3-dix-4096": lambda rig: rig.scsi_debug(dif=3, dix=1, sector_size=4096),
+    "scsi-dif-dix": lambda rig: rig.scsi_debug(dif=1, dix=1, per_host_store=1),
+    "scsi-dif3-dix-4096": lambda rig: rig.scsi_debug(
+        dif=3, dix=1, sector_size=4096, per_host_store=1
+    ),
     "scsi-atomic": lambda rig: rig.scsi_debug(atomic_wr=1),
     "scsi-optimal-io": lambda rig: rig.scsi_debug(
         opt_blks=256, opt_xferlen_exp=6, physblk_exp=3, lowest_aligned=7
