@@ -27,8 +27,11 @@ from harness.kernel_log import Guard
 from harness.refusals import OURS
 from harness.rig import Rig
 
-FEATURES = (*TRACK, "depth", 4, "batch", 128, "strict_discard", "on_read_error", "skip")
+POLICY = ("depth", 4, "batch", 128, "strict_discard", "on_read_error", "skip")
+FEATURES = (*TRACK, *POLICY)
 LENGTH = 4096
+# What `calls` writes, in sectors.
+WRITTEN = 300
 # More than any test needs.
 ENDLESS = 1000000
 
@@ -66,7 +69,7 @@ def calls(device: CloneDevice) -> dict[str, Callable[[], object]]:
         "noflush suspend": lambda: device.suspend(noflush=True),
         "resume again": device.resume,
         "read": on_node(lambda fd: io.pread(fd, 3, 300)),
-        "write": on_node(lambda fd: io.pwrite(fd, 7, stamped("user", 7, 300))),
+        "write": on_node(lambda fd: io.pwrite(fd, 7, stamped("user", 7, WRITTEN))),
         "fsync": on_node(os.fsync),
         "discard": on_node(lambda fd: io.range_ioctl(fd, io.BLKDISCARD, 8, 800)),
         "write zeroes": on_node(lambda fd: io.range_ioctl(fd, io.BLKZEROOUT, 8, 800)),
@@ -76,20 +79,29 @@ def calls(device: CloneDevice) -> dict[str, Callable[[], object]]:
     }
 
 
-def test_calls_allocate_nothing(rig: Rig, kernel_log: Guard) -> None:
-    """Below the target's own functions no allocation is made by any call; by loading a table some
-    are, which shows that they would be counted."""
+@pytest.mark.parametrize(
+    "mode",
+    [TRACK, ("mode", "mirror"), ("mode", "mirror", "stable")],
+    ids=["track", "mirror", "stable"],
+)
+def test_calls_allocate_nothing(rig: Rig, kernel_log: Guard, mode: tuple) -> None:
+    """Below the target's own functions no allocation is made by any call, also where it reaches the
+    clone; by loading a table some are, which shows that they would be counted."""
     kernel_log.allow(OURS)
     backing, clone = rig.null_blk(size=4, discard=1), rig.null_blk(size=4)
     device = rig.clone_of(None)
-    table = clone_table(backing, clone, features=FEATURES)
+    table = clone_table(backing, clone, features=(*mode, *POLICY))
     with allocations_below(Code.of_module()):
         assert count_allocations(lambda: device.load(table)) > 20
         made = {"first resume": count_allocations(device.resume)}
         for name, function in calls(device).items():
             if name == "taking the state over":
                 device.load(table)
+            written = clone.counters().sectors_written
             made[name] = count_allocations(function)
+            if name == "write":
+                mirrored = clone.counters().sectors_written - written
+                assert mirrored == (0 if mode == TRACK else WRITTEN)
     kernel_log.expect("the state of the table before is kept")
     assert not any(made.values()), made
 

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from harness import module
 from harness.command import read_text, write_text
 from harness.disk import Disk
-from harness.wait import DEBUG_KERNEL
 
 DEBUGFS = Path("/sys/kernel/debug")
 # More than any call allocates.
@@ -24,6 +23,8 @@ _NEVER = 1000000
 # Debug objects refill a pool of their own, in whatever thread an object begins: that is nobody's
 # allocation, and when it fails too often they are off. Only the debug kernel has this function.
 _REFILL = "fill_pool"
+# Nor is what the allocator takes for lists of its own when something is freed: it does without.
+_FREEING = "__pcs_replace_full_main"
 
 
 class Code(NamedTuple):
@@ -88,7 +89,7 @@ def settings(name: str, probability: int = 0, **values: object) -> Iterator[Path
 @contextlib.contextmanager
 def faults_below(name: str, code: Code, **values: object) -> Iterator[Path]:
     """Let allocations in this code fail, of one kind: failslab or fail_page_alloc. Unless another
-    range is rejected, those are left out that the debug kernel makes for itself."""
+    range is rejected, those are left out that the kernel makes for itself."""
     common = {
         "ignore_gfp_wait": "N",
         "require_start": hex(code.start),
@@ -98,9 +99,10 @@ def faults_below(name: str, code: Code, **values: object) -> Iterator[Path]:
     }
     if name == "fail_page_alloc":
         common["min_order"] = 0
-    if DEBUG_KERNEL:
-        refill = Code.of_function(_REFILL)
-        common |= {"reject_start": hex(refill.start), "reject_end": hex(refill.end)}
+    # Debug objects come first: there may be one range only.
+    with contextlib.suppress(LookupError):
+        nobodys = Code.of_function(_REFILL, _FREEING)
+        common |= {"reject_start": hex(nobodys.start), "reject_end": hex(nobodys.end)}
     with settings(name, **(common | values)) as folder:
         yield folder
 
