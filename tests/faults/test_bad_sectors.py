@@ -18,6 +18,7 @@ from harness.data import SECTOR
 from harness.disk import Disk
 from harness.faulty import Dust, Faulty, FaultyPair, allow_read_errors, unreachable
 from harness.kernel_log import Guard
+from harness.patchwork import FEATURES, Patchwork
 from harness.refusals import OURS, refuse_message
 from harness.rig import Rig
 from harness.track import Pair
@@ -115,14 +116,71 @@ def test_scattered(rig: Rig, kernel_log: Guard, shape: str, mode: str) -> None:
     check_all_but(pair, dust, bad)
 
 
-@pytest.mark.parametrize("features", [("sparse",), ("delta",), ("sparse", "delta")], ids="-".join)
-def test_with_other_features(rig: Rig, kernel_log: Guard, features: tuple[str, ...]) -> None:
-    """Also where zeroes are not written, and what is equal is not."""
+def bad_blocks(work: Patchwork) -> list[tuple[int, int, str]]:
+    """One block of most of the regions of a patchwork: of a kind that its parts are of, too."""
+    choose = random.Random(5)
+    regions: dict[int, list] = {}
+    for block in work.blocks:
+        if not block[2].startswith("nearly"):
+            regions.setdefault(work.pair.region_of(block[0]), []).append(block)
+    return [choose.choice(blocks) for blocks in regions.values() if choose.random() < 0.7]
+
+
+@pytest.mark.parametrize("mode", ["track", "mirror"])
+@pytest.mark.parametrize("fills", [(), ("fill_bad",)], ids=["", "fill_bad"])
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        (1, 1),
+        (1, 8),
+        pytest.param((8, 1), marks=pytest.mark.long),
+        pytest.param((8, 8), marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("features", ["sparse", "delta", "both"])
+def test_with_other_features(
+    rig: Rig,
+    kernel_log: Guard,
+    features: str,
+    blocks: tuple[int, int],
+    fills: tuple[str, ...],
+    mode: str,
+) -> None:
+    """Also where zeroes are not written, and what is equal is not: each sector is dealt with in the
+    way that is expected of it, also what shares a block with a bad one."""
     allow_read_errors(kernel_log)
-    dust = Dust(rig, rig.null_blk(2))
-    bad = scattered(3)
-    pair = Pair(rig, dust.disk, rig.loop(2), features=(*SHAPES["a run"], *SKIP, *features))
-    check_all_but(pair, dust, bad)
+    backing, clone = (block * SECTOR for block in blocks)
+    dust = Dust(rig, rig.null_blk(1, blocksize=backing))
+    shape = ("region_size", 64, "batch", 64, *SKIP, *fills, *FEATURES[features])
+    disks = dust.disk, rig.loop(1, block=clone)
+    pair = Pair(rig, *disks, features=shape, mode=mode, device=False)
+    work = Patchwork(pair)
+    pair.become_part_of(rig.clone_of(pair.line()), 0, 0)
+    # The first logical block of each.
+    found = bad_blocks(work)
+    bad = {at + i for at, _, _ in found for i in range(blocks[0])}
+    dust.fail(*((at, 1) for at, _, _ in found))
+    wanted = work.expected(features) | {"bad": len(bad)}
+    for _, count, kind in found:
+        becomes = work.becomes(kind, features)
+        wanted[becomes] -= count
+        # A part of a block of the clone can't be zeroed.
+        part = becomes == "zeroed" and blocks[1] > blocks[0]
+        wanted["copied" if part else becomes] += count - blocks[0]
+    assert len({kind for _, _, kind in found}) == 5
+    if fills:
+        for sector in bad:
+            pair.clone.expect(sector, bytes(SECTOR))
+    pair.device.start()
+    status = pair.device.wait_paused()
+    assert {name: status.counters[name] for name in wanted} == wanted
+    check_counters(status, pair.length, len(bad))
+    check_bad(pair, status, bad)
+    dust.heal()
+    pair.device.start_and_wait()
+    pair.expect_copy()
+    pair.check("healed")
 
 
 @pytest.mark.parametrize("block", [1, 8])
