@@ -18,6 +18,8 @@ from harness.wait import wait_until
 LARGEST = 512
 # So many threads do such at once, each in a part of its own: their parts meet within regions.
 THREADS = 3
+# What nothing is done to on a device that is not too small, in sectors.
+LEFT_ALONE = 192
 
 
 class Zeroing:
@@ -75,13 +77,13 @@ class Zeroing:
 
 class MixedLoad:
     """fio with many writes of 512 B to 1 MiB and flushes in flight, and several Zeroing, each on a
-    part of the device. From the sector `free` on are 96 KiB that nothing is done to."""
+    part of the device. From the sector `free` on LEFT_ALONE are what nothing is done to."""
 
     def __init__(self, rig: Rig, disk: Disk, **options: object):
         part = min(disk.sectors // disk.block // 4, 2048 // disk.block) * disk.block
         first = disk.sectors - part
         # What is too small for that has no such place.
-        free = 192 if part > 768 else 0
+        free = LEFT_ALONE if part > 768 else 0
         self.free = first
         part -= free
         load = STEADY | {
