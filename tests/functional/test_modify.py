@@ -6,7 +6,7 @@ say what was done, and the clone has got these bios and no others.
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,8 @@ from harness.disk import Disk
 from harness.dm import Device
 from harness.faulty import SAID, Dust, FlakeyReads
 from harness.kernel_log import Guard
-from harness.mixed_load import MixedLoad
-from harness.patchwork import FEATURES, Patchwork
+from harness.mixed_load import LEFT_ALONE, MixedLoad
+from harness.patchwork import BLOCK, FEATURES, Patchwork
 from harness.rig import Rig
 from harness.track import Pair
 from harness.wait import wait_until
@@ -29,18 +29,33 @@ SHAPE = ("region_size", 64, "batch", 256)
 MODES = ("track", "mirror")
 
 SCSI = {"per_host_store": 1}
+UNMAPS_4096 = {"sector_size": 4096, "lbpu": 1, "lbpws": 1, "lbprz": 1, **SCSI}
 # All clones but null_blk can be told to write zeroes.
 CLONES: dict[str, Callable[[Rig, int], tuple[Disk, Disk]]] = {
     "loop": lambda rig, size: (rig.null_blk(size), rig.loop(size)),
     "scsi": lambda rig, size: (rig.null_blk(size), rig.scsi_debug(size, **SCSI)),
     "scsi-4096": lambda rig, size: (
         rig.null_blk(size, blocksize=4096),
-        rig.scsi_debug(size, sector_size=4096, lbpu=1, lbpws=1, lbprz=1, **SCSI),
+        rig.scsi_debug(size, **UNMAPS_4096),
     ),
     "4096-512": lambda rig, size: (rig.null_blk(size, blocksize=4096), rig.loop(size)),
     "512-4096": lambda rig, size: (rig.null_blk(size), rig.loop(size, block=4096)),
     "null_blk": lambda rig, size: (rig.null_blk(size), rig.null_blk(size)),
+    "512-null_blk-4096": lambda rig, size: (rig.null_blk(size), rig.null_blk(size, blocksize=4096)),
+    "512-scsi-4096": lambda rig, size: (rig.null_blk(size), rig.scsi_debug(size, **UNMAPS_4096)),
+    "null_blk-4096": lambda rig, size: (
+        rig.null_blk(size, blocksize=4096),
+        rig.null_blk(size, blocksize=4096),
+    ),
+    "scsi-4096-null_blk": lambda rig, size: (
+        rig.scsi_debug(size, **UNMAPS_4096),
+        rig.null_blk(size),
+    ),
 }
+# One for each pair of block sizes; all of these can write zeroes.
+EACH_BLOCK = ("loop", "512-4096", "4096-512", "scsi-4096")
+# Those whose backing device has blocks of 4096 bytes.
+LARGE_BACKING = ("scsi-4096", "4096-512", "null_blk-4096", "scsi-4096-null_blk")
 
 
 def patchwork(
@@ -50,10 +65,11 @@ def patchwork(
     mode: str = "track",
     offsets: tuple[int, int] = (0, 0),
     shape: tuple = SHAPE,
+    size: int = SIZE,
     **how: object,
 ) -> Patchwork:
     """A pair with known blocks."""
-    disks = CLONES[clone](rig, SIZE)
+    disks = CLONES[clone](rig, size)
     length = min(disk.sectors for disk in disks) - 64
     made = Pair(
         rig,
@@ -84,18 +100,27 @@ ALIGNED = [(0, 0), (24, 16)]
 UNALIGNED = [(3, 5), (1, 8), (8, 7), (16, 4)]
 
 
-def possible(clone: str, mode: str, offsets: tuple[int, int]) -> bool:
-    """Whether these disks can be cloned so."""
-    backing, _ = offsets
-    if clone in ("scsi", "null_blk"):
-        return offsets in (ALIGNED[0], UNALIGNED[0])
-    return clone not in ("4096-512", "scsi-4096") or backing % 8 == 0
+def possible(clone: str, where: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The offsets that can be had with these disks: whole blocks of the backing device."""
+    return [place for place in where if clone not in LARGE_BACKING or place[0] % BLOCK == 0]
+
+
+def tried(clone: str) -> list[tuple[int, int]]:
+    """The offsets that are tried with these disks: all, or one that is aligned and one that is
+    not."""
+    aligned, unaligned = possible(clone, ALIGNED), possible(clone, UNALIGNED)
+    return aligned + unaligned if clone in EACH_BLOCK else [aligned[0], unaligned[0]]
+
+
+def can_zero(pair: Pair) -> bool:
+    """Whether the clone can be told to write zeroes."""
+    return not pair.clone.disk.name.startswith("nullb")
 
 
 CASES = [
     pytest.param(*case, id="-".join(str(part) for part in case))
-    for case in itertools.product(CLONES, FEATURES, MODES, ALIGNED + UNALIGNED)
-    if possible(case[0], case[2], case[3])
+    for clone in CLONES
+    for case in itertools.product([clone], FEATURES, MODES, tried(clone))
 ]
 
 
@@ -112,10 +137,10 @@ def test_all_is_equal(
     done = dealt_with(status)
     assert sum(done.values()) == pair.length
     wanted = work.expected(features)
-    if clone == "null_blk":
-        # It can't be told to: zeroes are written, as data.
+    if not can_zero(pair):
+        # Zeroes are written, as data.
         wanted |= {"zeroed": 0, "copied": wanted["copied"] + wanted["zeroed"]}
-    if offsets in ALIGNED:
+    if offsets[1] % BLOCK == 0:
         assert done == wanted
     pair.expect_copy()
     pair.check("copied")
@@ -166,19 +191,36 @@ def test_batches(rig: Rig, clone: str, batch: int) -> None:
     pair.check("copied")
 
 
-@pytest.mark.parametrize("kind", ["sparse", "delta", "both"])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("clone", CLONES)
-def test_under_load(rig: Rig, kernel_log: Guard, clone: str, mode: str, kind: str) -> None:
+def load_cases() -> Iterator:
+    """Each pair of block sizes with all features, modes and kinds of offsets; other disks of these
+    sizes with one of each, and with all of them in the long tier."""
+    for clone in CLONES:
+        where = [possible(clone, ALIGNED)[-1], possible(clone, UNALIGNED)[0]]
+        for features, mode, offsets in itertools.product(FEATURES, MODES, where):
+            case = (clone, features, mode, offsets)
+            short = clone in EACH_BLOCK or case[1:] == ("both", "mirror", where[1])
+            marks = () if short else pytest.mark.long
+            yield pytest.param(*case, id="-".join(str(part) for part in case), marks=marks)
+
+
+@pytest.mark.parametrize(("clone", "features", "mode", "offsets"), load_cases())
+def test_under_load(
+    rig: Rig,
+    kernel_log: Guard,
+    clone: str,
+    features: str,
+    mode: str,
+    offsets: tuple[int, int],
+) -> None:
     """With writes, zeroes and discards all the while: what fio verifies is right, and in the end
-    both are equal, also after a second pass over what the clone has already."""
+    both are equal, also after a second pass over what the clone has already. What was to be zeroed
+    or left alone was."""
     # tmpfs can't zero a range and keep it.
     kernel_log.allow(r"operation not supported error, dev loop")
-    disks = CLONES[clone](rig, 4)
-    offsets = UNALIGNED[2] if "4096" in clone else ALIGNED[0]
-    features = (*SHAPE, "strict_discard", *FEATURES[kind])
-    pair = Pair(rig, *disks, offsets, features=features, mode=mode)
-    load = MixedLoad(rig, pair.device.disk)
+    work = patchwork(rig, clone, features, mode, offsets, (*SHAPE, "strict_discard"), size=2)
+    pair = begin(rig, work)
+    disk = pair.device.disk
+    load = MixedLoad(rig, disk, bsrange=f"{disk.block * SECTOR}-256k", iodepth=16)
     pair.device.start()
     pair.device.wait_for(lambda status: status.dirty * 4 < status.total, "most of it copied")
     before = sum(dealt_with(pair.status()).values())
@@ -187,8 +229,17 @@ def test_under_load(rig: Rig, kernel_log: Guard, clone: str, mode: str, kind: st
         lambda status: sum(dealt_with(status).values()) >= before + pair.length, "copied again"
     )
     load.stop()
-    pair.finish(f"after the load, with {kind}")
+    done = dealt_with(pair.finish(f"after the load, with {features}"))
     pair.device.resume()
+    # At the least once, where the load has left it as it was.
+    least = work.expected(features, load.free, LEFT_ALONE)
+    wanted = {"zeroed": "sparse" in FEATURES[features], "unchanged": "delta" in FEATURES[features]}
+    assert {name: least[name] > 0 for name in wanted} == wanted
+    if not can_zero(pair):
+        least["zeroed"] = 0
+    for name in wanted:
+        assert done[name] >= least[name]
+        assert bool(done[name]) == bool(least[name]), f"{done[name]} {name}"
 
 
 def test_what_differs_is_written(rig: Rig) -> None:
@@ -236,7 +287,8 @@ def test_thin_file(rig: Rig, features: str) -> None:
     pair.check("copied")
 
 
-def test_thin_volume(rig: Rig) -> None:
+@pytest.mark.parametrize("features", ["delta", "both"])
+def test_thin_volume(rig: Rig, features: str) -> None:
     """dm-thin can't be told to write zeroes, but what it has not given away reads as such: with
     `delta` a new volume takes no more blocks, here of 64 KiB, than have data."""
     chunk = 128
@@ -246,7 +298,7 @@ def test_thin_volume(rig: Rig) -> None:
     pool.message("create_thin 0")
     source = rig.null_blk(16)
     thin = rig.mapped(f"0 {source.sectors} thin {pool.path} 0")
-    pair = Pair(rig, source, thin.disk, features=("delta",), device=False)
+    pair = Pair(rig, source, thin.disk, features=FEATURES[features], device=False)
     assert taken(pool) == source.sectors // chunk, "the pair has filled it"
     with io.direct(thin.disk) as fd:
         io.range_ioctl(fd, io.BLKDISCARD, 0, source.sectors)
@@ -259,7 +311,9 @@ def test_thin_volume(rig: Rig) -> None:
     pair.backing.expect(0, bytes(content))
     pair.become_part_of(rig.clone_of(pair.line()), 0, 0)
     status = pair.device.start_and_wait()
-    assert status.counters["unchanged"] == source.sectors - 8 * len(used)
+    data = 8 * len(used)
+    wanted = {"copied": data, "zeroed": 0, "unchanged": source.sectors - data}
+    assert dealt_with(status) == wanted
     assert taken(pool) == len(used)
     pair.expect_copy()
     pair.check("copied")

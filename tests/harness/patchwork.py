@@ -74,11 +74,14 @@ class Patchwork:
             "zeroes there": (data, zeroes),
         }[kind]
 
-    def expected(self, features: str) -> dict[str, int]:
-        """The counters after all was copied once with these features."""
+    def expected(self, features: str, first: int = 0, sectors: int | None = None) -> dict[str, int]:
+        """The counters after all was copied once with these features, or what lies whole in a part
+        of it."""
+        end = self.pair.length if sectors is None else first + sectors
         found = dict.fromkeys(("copied", "zeroed", "unchanged"), 0)
-        for _, count, kind in self.blocks:
-            found[self.becomes(kind, features)] += count
+        for at, count, kind in self.blocks:
+            if first <= at and at + count <= end:
+                found[self.becomes(kind, features)] += count
         return found
 
     @staticmethod
