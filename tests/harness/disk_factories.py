@@ -83,6 +83,7 @@ class ScsiDebug:
     """
 
     _bus = Path("/sys/bus/pseudo/drivers/scsi_debug")
+    _debugfs = Path("/sys/kernel/debug/scsi_debug")
 
     def __init__(self, size: int = 16, **parameters: object):
         self.parameters = {"dev_size_mb": size, "delay": 0} | parameters
@@ -102,7 +103,13 @@ class ScsiDebug:
         return disk
 
     def close(self) -> None:
-        """Unload the module, and the disks with it."""
+        """Take the disks away, and unload the module.
+
+        What debugfs has of them goes in work that the module's unload does not wait for, and that
+        crashes when it comes after it."""
+        hosts = self._bus / "add_host"
+        write_text(hosts, -int(read_text(hosts)))
+        wait_until(lambda: not any(self._debugfs.glob("target*:0:0")), "scsi_debug to clean up")
         unload_module("scsi_debug")
 
 
