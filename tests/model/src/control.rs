@@ -82,8 +82,8 @@ impl Mirror {
         }
     }
 
-    /// The rest of `Mapping::set_mode`: writes of track may be in flight, so that it is not complete
-    /// before they have ended.
+    /// The rest of `Mapping::set_mode`: writes of track may be in flight, so that it is not
+    /// complete before they have ended.
     pub fn set_mode(&self, state: &mut State) {
         self.step_back(state);
         state.control.switching = false;

@@ -275,7 +275,8 @@ impl Mirror {
         state.jobs[usize::from(number)].stage = JobStage::GiveUp(dirty);
     }
 
-    /// `RegionMap::give_up`, which is one step in the code. What was discarded meanwhile is skipped.
+    /// `RegionMap::give_up`, which is one step in the code. What was discarded meanwhile is
+    /// skipped.
     pub fn give_up(&self, state: &mut State, number: u8) {
         let job = &mut state.jobs[usize::from(number)];
         let JobStage::GiveUp(left) = job.stage else {

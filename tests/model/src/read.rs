@@ -16,7 +16,8 @@ impl Mirror {
         bio.noted = changing;
     }
 
-    /// `Mapping::read_failed`: a region after another is looked at; one that is not in sync ends the read with its error.
+    /// `Mapping::read_failed`: a region after another is looked at; one that is not in sync ends
+    /// the read with its error.
     pub fn read_failed(&self, state: &mut State, index: usize) {
         let bio = state.bios[index];
         let Stage::FailOver(left) = bio.stage else {
@@ -39,7 +40,8 @@ impl Mirror {
         };
     }
 
-    /// The clone is asked (`Effect::Fallback`). What is read has to be what the backing device has, where nobody wrote meanwhile.
+    /// The clone is asked (`Effect::Fallback`). What is read has to be what the backing device has,
+    /// where nobody wrote meanwhile.
     pub fn fallback(&self, state: &mut State, index: usize) {
         let bio = state.bios[index];
         let devices = &state.devices;
