@@ -33,7 +33,8 @@ def ebs_table(disk: Disk, length: int, offset: int = 0) -> str:
 
 @pytest.mark.parametrize("mode", ["track", "mirror"])
 @pytest.mark.parametrize("offset", [0, 16])
-@pytest.mark.parametrize("kind", ["ext4", pytest.param("xfs", marks=pytest.mark.long)])
+# Not XFS: dm-ebs damages one by itself, where clone-rs has no part in it.
+@pytest.mark.parametrize("kind", ["ext4"])
 @pytest.mark.timeout(300)
 def test_cut_over(
     rig: Rig, kernel_log: Guard, tmp_path: Path, kind: str, offset: int, mode: str
