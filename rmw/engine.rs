@@ -407,8 +407,13 @@ impl Shared {
     /// copy, or after [`Pace::HOLD`] in which nothing was done.
     pub(super) fn go_on_holding(&mut self, mapping: &Mapping, number: u64) {
         if mapping.is_held(number) {
-            self.hold_ends = Some(self.pace.now() + Pace::HOLD.as_nanos());
+            self.hold_on();
         }
+    }
+
+    /// From now on writes wait for at most [`Pace::HOLD`], if nothing is done meanwhile.
+    pub(super) fn hold_on(&mut self) {
+        self.hold_ends = Some(self.pace.now() + Pace::HOLD.as_nanos());
     }
 
     /// The writes that wait for a hold are admitted anew.

@@ -118,11 +118,8 @@ impl Job<Claimed> {
             hold,
         } = claimed;
         let compares = engine.policy.delta && !doubted;
-        let most = match hold {
-            Some(_) => slot.most(compares).min(HELD),
-            None => slot.most(compares),
-        };
-        let narrow = Narrow::new(most);
+        let bound = if hold.is_some() { HELD } else { u64::MAX };
+        let narrow = Narrow::new(slot.most(compares).min(bound));
         let geometry = &engine.mapping.geometry;
         let (piece, rest) = geometry.cut(geometry.sectors(claim.span), narrow.step());
         let run = Run {

@@ -163,7 +163,7 @@ fn next(engine: &Arc<Engine>, most: u32, passes: &mut u32) -> Result<Job<Claimed
             priority(&mut shared)
         };
         if hold.is_some() {
-            shared.hold_ends = Some(shared.pace.now() + Pace::HOLD.as_nanos());
+            shared.hold_on();
         }
         drop(shared);
         let job = Job::begin(slot, engine.clone(), claimed, priority);

@@ -14,7 +14,6 @@ use crate::{
         errors::Side,
         job::{self, Task},
         narrow::Narrow,
-        pace::Pace,
         slot::Slot,
     },
 };
@@ -232,7 +231,7 @@ impl Job {
         let span = (mapping.geometry.span(region, region + 1)).filter(|_| now >= shared.hold_from);
         self.look.hold = span.and_then(|span| mapping.hold(mapping.geometry.sectors(span)));
         if self.look.hold.is_some() {
-            shared.hold_ends = Some(now + Pace::HOLD.as_nanos());
+            shared.hold_on();
             drop(shared);
             // For the time when that is over.
             self.engine.wake();
