@@ -18,6 +18,7 @@ from harness.command import write_text
 from harness.data import assert_same, stamped
 from harness.disk import Disk
 from harness.disk_factories import CONFIGFS
+from harness.faulty import power_off
 from harness.rig import Rig
 
 LENGTH = 4096
@@ -26,9 +27,8 @@ LENGTH = 4096
 def after_power_cut(device: CloneDevice, disk: Disk) -> bytes:
     """What the clone's medium holds. The device goes away before."""
     device.make_errors()
-    power = CONFIGFS / "nullb" / disk.name / "power"
-    write_text(power, 0)
-    write_text(power, 1)
+    power_off(disk)
+    write_text(CONFIGFS / "nullb" / disk.name / "power", 1)
     return io.read(disk, 0, LENGTH)
 
 

@@ -164,7 +164,7 @@ def test_goes_and_comes_back(rig: Rig, kernel_log: Guard, side: str) -> None:
     pair.device.start()
     pair.device.wait_for(lambda status: status.in_sync >= 3, "on the way")
     with offline(disks[side]):
-        status = pair.device.wait_paused()
+        pair.device.wait_paused()
         # The last of the jobs in flight have ended then.
         pair.device.suspend()
         pair.device.resume()
