@@ -27,6 +27,8 @@ pub(crate) enum Refused {
     Full,
     /// Nothing was started that could be finished, or tried again.
     NotStarted,
+    /// What was started is paused.
+    Paused,
     /// There is no memory for it, or it would take too much of it.
     NoMemory,
 }
@@ -106,10 +108,11 @@ impl Engine {
         if shared.gate != Gate::Open {
             return Err(Refused::Suspended);
         }
-        if shared.run != Run::Started {
-            return Err(Refused::NotStarted);
+        match shared.run {
+            Run::Idle => return Err(Refused::NotStarted),
+            Run::Paused => return Err(Refused::Paused),
+            Run::Started => shared.armed = true,
         }
-        shared.armed = true;
         Ok(())
     }
 

@@ -57,7 +57,7 @@ impl Refusal<'_> {
             | Self::NotANumber(_)
             | Self::Value(..)
             | Self::OutsideTarget { .. }
-            | Self::Engine(rmw::Refused::NotStarted) => EINVAL,
+            | Self::Engine(rmw::Refused::NotStarted | rmw::Refused::Paused) => EINVAL,
             Self::Engine(rmw::Refused::Suspended | rmw::Refused::Detached | rmw::Refused::Full) => {
                 EBUSY
             }
@@ -89,6 +89,7 @@ impl fmt::Display for Refusal<'_> {
             Self::Engine(rmw::Refused::Detached) => "the clone is detached",
             Self::Engine(rmw::Refused::Full) => "too many ranges wait to be copied",
             Self::Engine(rmw::Refused::NotStarted) => "nothing was started",
+            Self::Engine(rmw::Refused::Paused) => "copying is paused",
             Self::Engine(rmw::Refused::NoMemory) => "there is no memory for it",
         };
         f.write_str(text)

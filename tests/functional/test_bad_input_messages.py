@@ -164,7 +164,7 @@ def test_finish_without_a_start(ours: CloneDevice, kernel_log: Guard) -> None:
     io.write(ours.disk, 0, bytes(4096))
     before = ours.clone_status()
     assert (before.state, before.dirty) == ("paused", 1)
-    refuse_message(ours, "finish", "nothing was started")
+    refuse_message(ours, "finish", "copying is paused")
     ours.suspend()
     assert ours.clone_status() == before
     ours.resume()

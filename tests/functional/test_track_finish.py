@@ -166,6 +166,7 @@ def test_refused(rig: Rig, kernel_log: Guard) -> None:
     """Where no copy was started, or it is paused: EINVAL. While the device is suspended: EBUSY.
     Neither arms anything."""
     kernel_log.expect(r"message refused: nothing was started")
+    kernel_log.expect(r"message refused: copying is paused")
     kernel_log.expect(r"message refused: the device is suspended")
     pair = Pair(rig, rig.null_blk(2), rig.null_blk(2), features=("rate", 1))
 
