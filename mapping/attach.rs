@@ -95,7 +95,7 @@ impl Mapping {
     }
 
     /// No bio goes to the clone from here on, which may have lost what was not flushed. Returns
-    /// whether that is news.
+    /// whether that is news. Context: any.
     pub(crate) fn detach(self: &Arc<Self>) -> bool {
         let mut traffic = self.traffic.lock();
         let news = core::mem::replace(&mut traffic.attached, false);
@@ -120,9 +120,12 @@ impl Mapping {
         self.traffic.lock().losses
     }
 
-    /// All was copied and flushed since the clone last lost something.
+    /// All was copied and flushed since the clone last lost something, by the last flush.
     pub(crate) fn trust(&self) {
-        self.traffic.lock().doubted = false;
+        let mut traffic = self.traffic.lock();
+        if traffic.has_lost_nothing() {
+            traffic.doubted = false;
+        }
     }
 
     /// What was written on the clone since its last flush is dirty again. What is written later is

@@ -62,11 +62,18 @@ impl Mapping {
         let traffic = &mut *traffic;
         traffic.flushes.riding.append(&mut traffic.flushes.waiting);
         traffic.unflushed.send();
+        traffic.losses_at_flush = traffic.losses;
     }
 
-    /// It has succeeded.
-    pub(crate) fn flush_secured(&self) {
-        self.traffic.lock().unflushed.secured();
+    /// It has succeeded. Says whether the clone has lost nothing since it was sent: else it may
+    /// have lost what this was to secure, and has had nothing left to be flushed.
+    pub(crate) fn flush_secured(&self) -> bool {
+        let mut traffic = self.traffic.lock();
+        let secured = traffic.has_lost_nothing();
+        if secured {
+            traffic.unflushed.secured();
+        }
+        secured
     }
 
     /// The clone's flush has ended, and what it could not secure is dirty: the flushes that it has

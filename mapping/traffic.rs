@@ -52,8 +52,10 @@ pub(super) struct Traffic {
     pub(super) attached: bool,
     /// How often the clone may have lost what was written on it.
     pub(super) losses: u64,
-    /// Whether that was since the copy was complete: what the clone answers may be what it has lost
-    /// already, and has in a cache only.
+    /// That number when the last flush was sent.
+    pub(super) losses_at_flush: u64,
+    /// Whether it may have lost something since the copy was complete: what the clone answers may
+    /// be what it has lost already, and has in a cache only.
     pub(super) doubted: bool,
     pub(super) in_flight: InFlight,
     /// What may not go yet, in order of arrival.
@@ -116,6 +118,7 @@ impl Traffic {
             mirrored: false,
             attached: true,
             losses: 0,
+            losses_at_flush: 0,
             doubted: false,
             in_flight: InFlight::new()?,
             waiting: HeldList::new(),
@@ -143,13 +146,18 @@ impl Traffic {
         self.doubted = true;
     }
 
+    /// Whether the clone has lost nothing since the last flush was sent.
+    pub(super) fn has_lost_nothing(&self) -> bool {
+        self.losses == self.losses_at_flush
+    }
+
     /// Whether writes go to both devices where these are the same.
     pub(super) fn mirrors(&self) -> bool {
         self.mode == Mode::Mirror && self.engaged && self.attached
     }
 
     /// Whether all that come have to wait, since others wait for room.
-    fn is_crowded(&self) -> bool {
+    pub(super) fn is_crowded(&self) -> bool {
         self.crowded && !self.waiting.is_empty()
     }
 
@@ -245,7 +253,7 @@ impl Traffic {
     }
 
     /// Whether a bio has to wait for the job that holds writes to its regions.
-    fn must_wait_for_hold(&mut self, intent: &mut Intent) -> bool {
+    pub(super) fn must_wait_for_hold(&mut self, intent: &mut Intent) -> bool {
         match (self.hold, intent.hold) {
             (Some((range, number)), None) if range.overlaps(intent.range) => {
                 intent.hold = Some(number);

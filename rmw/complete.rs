@@ -20,6 +20,7 @@ pub(super) fn account(job: &Job<Ready>) {
     let Part { range, action } = job.state.part;
     job.engine.mapping.mark_unflushed(range);
     let mut shared = job.engine.shared.lock();
+    shared.wrote = true;
     let counters = &mut shared.counters;
     match action {
         Action::Zero => counters.zeroed += range.len(),
@@ -209,6 +210,7 @@ pub(super) fn noted(engine: &Engine, account: impl FnOnce(&mut Shared)) {
 /// Something has failed, which `account` records: copying goes on or not as it was told to.
 pub(super) fn failed(engine: &Arc<Engine>, side: Side, account: impl FnOnce(&mut Shared)) {
     let policy = engine.policy;
+    let failing = engine.failing.lock();
     let (first, detached) = {
         let mut shared = engine.shared.lock();
         account(&mut shared);
@@ -221,17 +223,19 @@ pub(super) fn failed(engine: &Arc<Engine>, side: Side, account: impl FnOnce(&mut
         if detach {
             shared.plan.clear();
         }
-        (first, detach)
+        (first, detach && engine.mapping.detach())
     };
-    let detached = detached && engine.mapping.detach();
+    if detached {
+        engine.suspect_unflushed();
+        engine.mapping.end_waiting();
+    }
+    drop(failing);
     if detached {
         pr_err!(
             "{}: clone device {} is detached\n",
             engine.name,
             *engine.mapping.legs.clone
         );
-        engine.suspect_unflushed();
-        engine.mapping.end_waiting();
     }
     if first || detached {
         engine.mapped_device.raise_event();

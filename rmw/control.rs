@@ -16,7 +16,7 @@ use crate::{
 };
 use kernel::{prelude::*, sync::Arc};
 
-/// Why something is not done; nothing was changed.
+/// Why something is not done; nothing was changed, but that what was to be copied may be dirty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// The device is suspended.
@@ -44,6 +44,7 @@ impl Engine {
     /// Begins to copy, or goes on, now or at the next resume. What failed is forgotten and tried
     /// again, also a clone that was detached.
     pub(crate) fn start(self: &Arc<Self>) {
+        let _failing = self.failing.lock();
         // What is put aside before this is released below; what would be after it is tried again.
         self.shared.lock().forget_errors();
         // Before the scheduler may look for what is left.
@@ -70,6 +71,7 @@ impl Engine {
     /// Tries again what could not be read, which is forgotten, and a flush of the clone; goes on
     /// where copying has paused.
     pub(crate) fn retry(self: &Arc<Self>) -> Result<(), Refused> {
+        let _failing = self.failing.lock();
         let mut shared = self.shared.lock();
         if shared.gate != Gate::Open {
             return Err(Refused::Suspended);
@@ -127,11 +129,16 @@ impl Engine {
         let wake = self.mapping.dirty(span);
         let mut shared = self.shared.lock();
         let jobs = shared.copies() > 0;
-        let added = shared.plan.add(span, jobs);
+        // The plan is emptied in one step with that.
+        let added = if self.mapping.is_attached() {
+            shared.plan.add(span, jobs).map_err(|_| Refused::Full)
+        } else {
+            Err(Refused::Detached)
+        };
         drop(shared);
         self.wake_if(wake);
         self.wake();
-        added.map_err(|_| Refused::Full)
+        added
     }
 
     fn may_plan(&self) -> Result<(), Refused> {

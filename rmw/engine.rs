@@ -135,6 +135,8 @@ pub(super) struct Shared {
     pub(super) flusher: Option<Pin<KBox<Slot>>>,
     /// Whether that flush is to make the copy complete.
     pub(super) completes: bool,
+    /// Whether jobs have written since a flush was sent.
+    pub(super) wrote: bool,
     /// Whether the clone could not be flushed since the last `start`.
     pub(super) flush_failed: bool,
     /// Whether anything failed since the last `start`.
@@ -155,8 +157,8 @@ const JOBS_AT_WORK: u16 = 2;
 /// and theirs must not be the last, as the engine's queue can't be destroyed by its own work.
 ///
 /// Locking: `shared` may be taken in any context. Under it only the mapping's lock and those of
-/// wait queues and workqueues are taken, no bio is submitted, and no slot is freed. `message` is
-/// taken before it.
+/// wait queues and workqueues are taken, no bio is submitted, and no slot is freed. `message` and
+/// `failing` are taken before it, and not together.
 #[pin_data]
 pub(crate) struct Engine {
     pub(super) name: DeviceName,
@@ -168,6 +170,11 @@ pub(crate) struct Engine {
     /// Held by messages that take more than one step.
     #[pin]
     pub(super) message: Mutex<()>,
+    /// Held by who stops copying for something that failed, and by who starts it again: neither
+    /// sees the other halfway. So what runs has a clone that is attached, and bios go to one again
+    /// only when all is dirty that it may have lost.
+    #[pin]
+    pub(super) failing: Mutex<()>,
     /// Signalled when the last slot comes home, and when copying ends.
     #[pin]
     pub(super) ended: CondVar,
@@ -248,6 +255,7 @@ impl Engine {
             hold_from: 0,
             flusher,
             completes: false,
+            wrote: false,
             flush_failed: false,
             failed: false,
             retries: 0,
@@ -262,6 +270,7 @@ impl Engine {
                 policy,
                 shared <- new_irq_spinlock!(shared, "dm_clone_rs::Engine::shared"),
                 message <- new_mutex!((), "dm_clone_rs::Engine::message"),
+                failing <- new_mutex!((), "dm_clone_rs::Engine::failing"),
                 ended <- new_condvar!("dm_clone_rs::Engine::ended"),
                 refuses_zeroes: Atomic::new(false),
                 log <- RateLimit::new(c"dm_clone_rs: copy"),

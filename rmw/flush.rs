@@ -38,19 +38,14 @@ pub(super) fn at_rest(engine: &Arc<Engine>, waits: bool) {
         let counts = mapping.regions.counts();
         if counts.dirty > 0 && shared.run == Run::Started {
             None
-        } else if counts.dirty > 0 && mapping.unflushed_sectors() == 0 {
+        } else if counts.dirty > 0 && !is_worth_it(&shared, mapping.unflushed_sectors()) {
             return;
         } else {
             Some(counts)
         }
     };
     match counts {
-        // Nothing is left but what can't be read.
-        None if mapping.regions.has_only_aside() => {
-            engine.shared.lock().pause();
-            engine.ended.notify_all();
-            engine.wake();
-        }
+        None if gives_up(engine) => {}
         // Something was made dirty after the scheduler had looked, when nobody was told of it; or
         // nothing is dirty any more, which is not counted yet.
         None => {
@@ -82,6 +77,25 @@ pub(super) fn at_rest(engine: &Arc<Engine>, waits: bool) {
     }
 }
 
+/// Whether a flush is worth it that completes nothing: what only users have written, on both
+/// devices, waits until there is more of it.
+fn is_worth_it(shared: &Shared, unflushed: u64) -> bool {
+    unflushed > 0 && (shared.wrote || unflushed >= EVERY)
+}
+
+/// Where nothing is left but what can't be read copying pauses; says whether that is so.
+fn gives_up(engine: &Arc<Engine>) -> bool {
+    // What is to be tried again is so before this look, or is started again after it.
+    let _failing = engine.failing.lock();
+    let gives_up = engine.mapping.regions.has_only_aside();
+    if gives_up {
+        engine.shared.lock().pause();
+        engine.ended.notify_all();
+        engine.wake();
+    }
+    gives_up
+}
+
 /// Sends a flush, where it may be sent; it `completes` the copy, if nothing is made dirty
 /// meanwhile.
 fn submit(engine: &Arc<Engine>, completes: bool) {
@@ -89,18 +103,26 @@ fn submit(engine: &Arc<Engine>, completes: bool) {
         let mut shared = engine.shared.lock();
         if may_flush(engine, &shared) {
             shared.completes = completes;
+            shared.wrote = false;
+            // In one step with that question: what was lost before is dirty.
+            engine.mapping.begin_flush();
             shared.flusher.take()
         } else {
             None
         }
     };
-    if let Some(mut slot) = slot {
-        engine.mapping.begin_flush();
-        slot.as_mut()
-            .bio_mut()
-            .prepare_flush(&engine.mapping.legs.clone);
-        job::submit(slot, engine.clone(), Task::Flush);
+    if let Some(slot) = slot {
+        job::hand_over(slot, engine.clone(), Task::SendFlush);
     }
+}
+
+/// The flush goes to the clone, where it may have to wait for a request: not in the scheduler,
+/// which ends what users wait for. Context: process.
+pub(super) fn send(mut slot: Pin<KBox<Slot>>, engine: Arc<Engine>) {
+    slot.as_mut()
+        .bio_mut()
+        .prepare_flush(&engine.mapping.legs.clone);
+    job::submit(slot, engine, Task::Flush);
 }
 
 /// Whether a flush may be sent: one at a time, none to a clone that could not be flushed.
@@ -114,9 +136,12 @@ fn may_flush(engine: &Engine, shared: &Shared) -> bool {
 /// A flush has ended.
 pub(super) fn ended(slot: Pin<KBox<Slot>>, engine: Arc<Engine>, errno: c_int) {
     if errno == 0 {
-        engine.mapping.flush_secured();
+        let secured = engine.mapping.flush_secured();
         let completes = engine.shared.lock().completes;
-        if completes && engine.mapping.phase.complete() {
+        if !secured {
+            // As below; who lost the clone may be at it.
+            engine.suspect_unflushed();
+        } else if completes && engine.mapping.phase.complete() {
             engine.mapping.trust();
             engine.mapped_device.raise_event();
         }

@@ -14,7 +14,10 @@ use super::{
     write,
 };
 use crate::{
-    abstractions::bio::{self, Priority, Status},
+    abstractions::{
+        bio::{self, Priority, Status},
+        workqueue::enqueue,
+    },
     mapping::{self, geometry::Range, region::Claim},
 };
 use kernel::{prelude::*, sync::Arc};
@@ -291,6 +294,16 @@ pub(super) fn submit(mut slot: Pin<KBox<Slot>>, engine: Arc<Engine>, task: Task)
     bio::submit(slot);
 }
 
+/// Hands a slot over to its worker. Context: any.
+pub(super) fn hand_over(mut slot: Pin<KBox<Slot>>, engine: Arc<Engine>, task: Task) {
+    slot.as_mut().set_flight(Flight {
+        engine,
+        task,
+        status: None,
+    });
+    enqueue(slot);
+}
+
 /// What a slot was sent out for.
 pub(super) enum Task {
     /// To read a piece.
@@ -299,6 +312,8 @@ pub(super) enum Task {
     ReadClone(Run),
     /// To write a part of a piece.
     Write(Run, Ready),
+    /// To a worker that flushes the clone.
+    SendFlush,
     /// To flush the clone.
     Flush,
     /// To read a device, so that both are compared.
@@ -324,6 +339,7 @@ pub(super) fn go_on(slot: Pin<KBox<Slot>>, flight: Flight) {
     let status = status.unwrap_or(Status::IO_ERROR);
     let run = match task {
         Task::Read(run) | Task::ReadClone(run) | Task::Write(run, _) => run,
+        Task::SendFlush => return flush::send(slot, engine),
         Task::Flush => return flush::ended(slot, engine, status.to_errno()),
         Task::Look(look, side) => return verify::go_on(slot, engine, look, side, status),
     };
@@ -346,7 +362,7 @@ pub(super) fn go_on(slot: Pin<KBox<Slot>>, flight: Flight) {
         Task::ReadClone(_) => read::clone_failed(job.at(Fetched), status),
         Task::Write(_, state) if status.is_ok() => done(job.at(state)),
         Task::Write(_, state) => write::failed(job.at(state), status),
-        Task::Flush | Task::Look(..) => {}
+        Task::SendFlush | Task::Flush | Task::Look(..) => {}
     }
 }
 

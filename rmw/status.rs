@@ -6,7 +6,7 @@ use super::{
     engine::{Engine, Gate, Run},
     pool::Pipeline,
 };
-use crate::mapping::{region::RegionCounts, Mode};
+use crate::mapping::region::RegionCounts;
 use kernel::prelude::*;
 
 /// What was done, in sectors.
@@ -71,7 +71,7 @@ struct Seen {
     planned: bool,
     /// Bios of jobs or flushes are, and more may follow.
     in_flight: bool,
-    /// Something was written on the clone since a flush was sent.
+    /// Jobs have written on the clone since a flush was sent.
     unflushed: bool,
     /// A flush is sent when jobs have ended.
     flushes: bool,
@@ -101,15 +101,13 @@ impl Engine {
     pub(crate) fn progress(&self) -> Progress {
         let shared = self.shared.lock();
         let regions = self.mapping.regions.counts();
-        // In a mirror users write on the clone all the time.
-        let track = self.mapping.mode() == Mode::Track;
         let open = shared.gate != Gate::Shut;
         let state = Seen {
             all_done: regions.in_sync + regions.skipped == self.mapping.geometry.regions(),
             complete: self.mapping.phase.is_complete(),
             planned: !shared.plan.is_empty(),
             in_flight: open && (shared.copies() > 0 || shared.is_flushing()),
-            unflushed: track && self.mapping.unflushed_sectors() > 0,
+            unflushed: shared.wrote && self.mapping.unflushed_sectors() > 0,
             flushes: open && self.mapping.is_attached() && !shared.flush_failed,
             verifies: open && shared.verify.goes_on(),
         }

@@ -163,6 +163,7 @@ impl Engine {
         ours.cursor = cursor;
         ours.verify = verify;
         ours.counters = counters;
+        ours.wrote = true;
         // A `start` may have come since the tables were swapped: it has forgotten what failed.
         let started = ours.run == Run::Started;
         if !started {
