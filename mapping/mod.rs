@@ -303,7 +303,8 @@ impl Mapping {
             }
         }
         let mut traffic = self.traffic.lock();
-        let behind = traffic.is_behind(&self.geometry, &intent);
+        // Where it waits anyway nobody asks.
+        let behind = !traffic.is_crowded() && traffic.is_behind(&self.geometry, &intent);
         let crowded = traffic.crowded;
         match traffic.admit(
             &self.geometry,

@@ -13,7 +13,13 @@ use crate::abstractions::{
     device_mapper::{EndResult, EndingBio, HeldList},
     workqueue,
 };
+use core::ops::ControlFlow;
 use kernel::sync::Arc;
+
+/// How many bios that wait are looked at, with interrupts off, before one is found that may go; not
+/// counted are those that wait for a job. The first one of the others may as soon as what it waits
+/// for has ended, so all come to be among them.
+const LOOKED_AT: usize = 256;
 
 /// What the worker does next.
 enum Next {
@@ -111,37 +117,49 @@ impl Traffic {
         self.next_waiting(mapping)
     }
 
-    /// The first bio in order of arrival that may go, and overtakes none that overlaps it.
+    /// The first bio in order of arrival that may go, and overtakes none that overlaps it. Once
+    /// there is no room for one, those after it are asked only whether they wait for a hold.
     fn next_waiting(&mut self, mapping: &Mapping) -> Option<Next> {
         let mut waiting = core::mem::replace(&mut self.waiting, HeldList::new());
-        let (mut entered, mut newly_held) = (None, 0);
+        let (mut entered, mut newly_held, mut asked) = (None, 0, 0);
         let crowded = core::mem::replace(&mut self.crowded, false);
         let held = waiting.take_first(|effect, before| {
             let Effect::Waiting(mut intent) = *effect else {
-                return false;
+                return ControlFlow::Continue(());
             };
-            let behind = before.any(|other| overlaps(&mapping.geometry, other, &intent));
-            match self.admit(
-                &mapping.geometry,
-                &mapping.regions,
-                &mut intent,
-                false,
-                behind,
-            ) {
+            let admitted = if self.must_wait_for_hold(&mut intent) {
+                Admitted::Wait
+            } else if asked == LOOKED_AT {
+                return ControlFlow::Break(false);
+            } else if self.crowded {
+                asked += 1;
+                Admitted::Wait
+            } else {
+                asked += 1;
+                let behind = before.any(|other| overlaps(&mapping.geometry, other, &intent));
+                self.admit(
+                    &mapping.geometry,
+                    &mapping.regions,
+                    &mut intent,
+                    false,
+                    behind,
+                )
+            };
+            match admitted {
                 Admitted::Wait => {
                     let waits = Effect::Waiting(intent);
                     newly_held += u64::from(core::mem::replace(effect, waits) != waits);
-                    false
+                    ControlFlow::Continue(())
                 }
                 Admitted::Go(go) => {
                     entered = Some(go);
-                    true
+                    ControlFlow::Break(true)
                 }
             }
         });
         self.waiting = waiting;
         self.held += newly_held;
-        // Where none may go, all of them were asked; else the others are asked again.
+        // Where none may go, there was room for all that were asked; else they are asked again.
         self.crowded |= crowded && held.is_some();
         Some(Next::Admitted(held?, entered?))
     }

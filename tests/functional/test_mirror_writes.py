@@ -5,13 +5,14 @@ device only, and overlapping writes reach both in one order.
 
 import os
 import time
+from collections.abc import Callable
 
 import pytest
 
 from harness import io
 from harness.bio_trace import Bio, BioTrace
 from harness.clone_rs import linear_table
-from harness.data import SECTOR, stamped
+from harness.data import SECTOR, assert_same, stamped
 from harness.disk import Disk
 from harness.rig import Rig
 from harness.track import Pair
@@ -20,6 +21,9 @@ from harness.wait import wait_until
 REGION = 64
 LENGTH = 32 * REGION
 EXACT = ("region_size", REGION, "depth", 1, "batch", REGION)
+LASTING = {"rw": "randwrite", "bs": 4096, "rate_iops": 200, "time_based": 1, "runtime": 300}
+# At once; less than half of them may be in flight.
+MANY = 2500
 
 
 class Mirror(Pair):
@@ -333,9 +337,20 @@ def test_nobody_waits_for_a_copy(rig: Rig) -> None:
     pair.check("after all was copied")
 
 
-def hold(rig: Rig, pair: Mirror, region: int) -> bool:
-    """A write waits for the third copy of a region. Whether that ended in the second that it waits
-    at the most, which is not for the test to say: a machine can be that slow."""
+def hold_once(pair: Mirror, hold: Callable[[int], bool]) -> None:
+    """Try it with one region after the other. That a write comes and a copy ends in the second that
+    one waits for the other is not for a test to say: a machine can be that slow."""
+    for region in range(5, 9):
+        if hold(region):
+            return
+        # After a hold in vain there is none for five seconds.
+        time.sleep(6)
+        pair.trace.clear()
+    pytest.fail("no write was held as it should be")
+
+
+def is_held(rig: Rig, pair: Mirror, region: int) -> bool:
+    """Whether a write waits for the third copy of a region until that has ended."""
     copy_in_vain(rig, pair, region)
     held = pair.device.clone_status().counters["held"]
     in_sync = pair.device.clone_status().in_sync
@@ -361,30 +376,30 @@ def test_writes_are_held_for_a_copy_in_the_end(rig: Rig) -> None:
     """A region that is written whenever it is copied: for its third copy a write waits, and is
     counted; after that the region is in sync, and the write reaches both devices."""
     pair = Mirror(rig, in_sync=(0, 4))
-    for region in range(5, 9):
-        if hold(rig, pair, region):
-            return
-        # After a hold in vain there is none for five seconds.
-        time.sleep(6)
-        pair.trace.clear()
-    pytest.fail("no hold lasted until its copy had ended")
+    hold_once(pair, lambda region: is_held(rig, pair, region))
 
 
 def test_a_hold_is_bounded(rig: Rig) -> None:
     """A write that is held for a job that hangs goes on after a second; the job's regions are
     copied later."""
     pair = Mirror(rig, in_sync=(0, 4))
-    copy_in_vain(rig, pair)
-    pair.clone_gate.suspend()
-    pair.device.copy(5 * REGION, REGION)
-    wait_until(lambda: pair.trace.bios(pair.below[1]), "the job's write to hang")
-    write = rig.background(pair.write, 5 * REGION, stamped("late", 0, 8))
-    # A second, and what a busy machine adds; the job hangs for as long as it is not let go.
-    write.result(timeout=10)
-    assert pair.clone_gate.suspended
-    status = pair.device.clone_status()
-    assert (status.counters["held"], status.copying) == (1, 1)
-    pair.clone_gate.resume()
+
+    def is_let_go(region: int) -> bool:
+        copy_in_vain(rig, pair, region)
+        pair.clone_gate.suspend()
+        pair.device.copy(region * REGION, REGION)
+        wait_until(lambda: pair.trace.bios(pair.below[1]), "the job's write to hang")
+        write = rig.background(pair.write, region * REGION, stamped("late", 0, 8))
+        # A second, and what a busy machine adds; the job hangs for as long as it is not let go.
+        write.result(timeout=10)
+        assert pair.clone_gate.suspended
+        status = pair.device.clone_status()
+        assert status.copying == 1
+        pair.clone_gate.resume()
+        pair.device.wait_idle()
+        return status.counters["held"] == 1
+
+    hold_once(pair, is_let_go)
     pair.device.start_and_wait()
     pair.expect_copy()
     pair.check("after all was copied")
@@ -394,16 +409,22 @@ def test_a_copy_below_a_write_is_in_vain(rig: Rig) -> None:
     """Also a copy that ends while a write to its region is on its way, which will make that dirty
     again, counts as in vain: after two of them a write is held for the third."""
     pair = Mirror(rig, in_sync=(0, 4))
-    for _ in range(2):
-        copy_below_a_write(rig, pair, region=5)
-        assert pair.device.clone_status().in_sync == 4
-    copying = rig.shut(pair.clone_gate)
-    pair.device.copy(5 * REGION, REGION)
-    copying.wait_for(1)
-    # It goes on after a second.
-    pair.write(5 * REGION, stamped("held", 0, 8))
-    assert pair.device.clone_status().counters["held"] == 1
-    copying.open()
+
+    def is_third_held(region: int) -> bool:
+        for _ in range(2):
+            copy_below_a_write(rig, pair, region)
+            assert pair.device.clone_status().in_sync == 4
+        copying = rig.shut(pair.clone_gate)
+        pair.device.copy(region * REGION, REGION)
+        copying.wait_for(1)
+        # It goes on after a second.
+        pair.write(region * REGION, stamped("held", 0, 8))
+        held = pair.device.clone_status().counters["held"]
+        copying.open()
+        pair.device.wait_idle()
+        return held == 1
+
+    hold_once(pair, is_third_held)
     pair.device.start_and_wait()
     pair.expect_copy()
     pair.check("after all was copied")
@@ -498,3 +519,50 @@ def test_not_complete_before_a_write_has_ended(rig: Rig) -> None:
     status = pair.device.wait_complete()
     assert status.counters["recopied"] >= 2 * REGION
     pair.check_mirrored("after the write")
+
+
+def wait_for_writes(disk: Disk, count: int) -> None:
+    """Until it has got so many more."""
+    before = disk.counters().writes
+    wait_until(lambda: disk.counters().writes >= before + count, "writes")
+
+
+def test_a_paused_mirror_is_left_alone(rig: Rig) -> None:
+    """While nothing is copied, and not all is in sync, mirrored writes are flushed when there is
+    much of it, not again and again; nor does the state say, in either mode, that this is to come.
+    """
+    below = rig.null_blk(1, cache_size=1)
+    # A flush takes so long that there is more to be flushed after it.
+    classes = " ".join(f"{below.path} 0 {milliseconds}" for milliseconds in (0, 0, 50))
+    clone = rig.mapped(f"0 {below.sectors} delay {classes}").disk
+    pair = Mirror(rig, (0, 8), (rig.null_blk(1, cache_size=1), clone))
+    load = rig.fio(pair.device.disk, **LASTING | {"size": 8 * REGION * SECTOR})
+    wait_for_writes(pair.below[1], 100)
+    pair.device.pause()
+    pair.written()
+    wait_for_writes(pair.below[1], 200)
+    load.stop()
+    load.wait()
+    assert [bio for bio in pair.written()[1] if not bio.count] == []
+    pair.device.set_mode("track")
+    assert pair.device.clone_status().state == "idle"
+    backing, clone = pair.below
+    assert_same(io.read(backing, 8, 8 * REGION), io.read(clone, 16, 8 * REGION), "in sync")
+
+
+@pytest.mark.parametrize("features", [(), ("stable",)], ids=["no room", "no memory"])
+def test_thousands_wait(rig: Rig, features: tuple) -> None:
+    """Many more writes come at once than may be in flight to both devices: those that wait cost
+    next to nothing, and all get there."""
+    disks = rig.null_blk(16), rig.null_blk(16)
+    pair = Pair(rig, *disks, (8, 16), 30000, features, gated=True, mode="mirror")
+    pair.device.start_and_wait()
+    shut = rig.shut(pair.clone_gate)
+    trace = rig.bio_trace(pair.device.disk, memory=4096)
+    load = rig.fio(pair.device.disk, rw="write", bs=4096, iodepth=MANY, size=MANY * 4096)
+    wait_until(lambda: len(trace.bios(pair.device.disk)) == MANY, "thousands of writes", 60)
+    shut.open()
+    load.wait()
+    pair.device.suspend()
+    pair.check_finished("after all of them")
+    pair.device.resume()

@@ -10,7 +10,7 @@ use crate::abstractions::{
     bindings,
     bio::{BufferedBio, Op, Status},
 };
-use core::{marker::PhantomData, mem::ManuallyDrop, ptr::NonNull};
+use core::{marker::PhantomData, mem::ManuallyDrop, ops::ControlFlow, ptr::NonNull};
 use kernel::{pr_warn_once, prelude::*};
 
 /// A user's bio that waits: it must be submitted or ended. Dropping it ends it with an error.
@@ -174,11 +174,11 @@ impl<D> HeldList<D> {
         self.last = bio;
     }
 
-    /// Takes the first bio out that `wanted` says yes to; it gets the data of one after the other,
-    /// and the bios before it.
+    /// Takes the first bio out that `wanted` breaks with true at, or none where it breaks with
+    /// false; it gets the data of one after the other, and the bios before it.
     pub(crate) fn take_first(
         &mut self,
-        mut wanted: impl FnMut(&mut D, Before<'_, D>) -> bool,
+        mut wanted: impl FnMut(&mut D, Before<'_, D>) -> ControlFlow<bool>,
     ) -> Option<HeldBio<D>> {
         let mut before: *mut kernel::bindings::bio = core::ptr::null_mut();
         let mut bio = self.first;
@@ -192,7 +192,11 @@ impl<D> HeldList<D> {
                 _list: PhantomData,
             };
             // SAFETY: It is initialised, nobody else has the bio, and `others` ends before it.
-            if wanted(unsafe { &mut (*own.as_ptr()).data }, others) {
+            let flow = wanted(unsafe { &mut (*own.as_ptr()).data }, others);
+            if flow == ControlFlow::Break(false) {
+                return None;
+            }
+            if flow == ControlFlow::Break(true) {
                 if before.is_null() {
                     self.first = next;
                 } else {
@@ -213,7 +217,7 @@ impl<D> HeldList<D> {
 
     /// Takes the first bio out.
     pub(crate) fn pop(&mut self) -> Option<HeldBio<D>> {
-        self.take_first(|_, _| true)
+        self.take_first(|_, _| ControlFlow::Break(true))
     }
 
     /// Whether `found` is true of the data of one of them.
