@@ -163,7 +163,6 @@ def many_dirty_pages() -> Iterator[None]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("stable", [False, True])
 def test_writeback_makes_memory_free(rig: Rig, stable: bool) -> None:
     """Through the page cache more is written to a complete mirror than there is memory left: that

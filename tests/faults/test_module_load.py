@@ -52,7 +52,6 @@ def unloaded() -> Iterator[None]:
         module.load()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("unloaded")
 def test_each_allocation_of_a_module(rig: Rig, kernel_log: Guard) -> None:
     """Those that come before our code runs: the module is there with all that it is, or not."""

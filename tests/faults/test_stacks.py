@@ -13,6 +13,7 @@ from harness import io
 from harness.clone_rs import TRACK, CloneDevice
 from harness.data import stamped
 from harness.disk import Disk
+from harness.fio import STEADY
 from harness.image import Image, assert_same_disks
 from harness.rig import Rig
 from harness.swap import swap_on, swap_used, swapping
@@ -33,9 +34,7 @@ def test_eight_deep(rig: Rig) -> None:
     for image in images:
         stack.append(rig.clone(below, image.disk, features=FEATURES))
         below = stack[-1].disk
-    load = rig.fio(
-        stack[-1].disk, rw="randrw", bsrange="512-64k", offset="2m", size="2m", verify="crc32c"
-    )
+    load = rig.fio(stack[-1].disk, **STEADY | {"offset": "2m", "size": "2m"})
     load.wait_for_load()
     for _ in range(3):
         for device in stack:
@@ -44,7 +43,7 @@ def test_eight_deep(rig: Rig) -> None:
             device.suspend()
         for device in stack:
             device.resume()
-    load.wait()
+    load.finish()
     data = stamped("top", 1000, 500)
     io.write(stack[-1].disk, 1000, data)
     bottom.expect(1000, data)

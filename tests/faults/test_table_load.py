@@ -138,7 +138,6 @@ def test_each_of_our_allocations(rig: Rig, kernel_log: Guard, features: tuple) -
     loading.check_works()
 
 
-@pytest.mark.timeout(300)
 def test_each_allocation_of_the_load(rig: Rig, kernel_log: Guard) -> None:
     """Of those of the whole ioctl: before the constructor, in it, and after its success, when the
     core throws away a target that was never resumed."""

@@ -103,7 +103,7 @@ def test_clone_vanishes(rig: Rig, kernel_log: Guard, kind: str) -> None:
     allow_errors(kernel_log)
     make, take = VANISHING[kind]
     disks = rig.null_blk(LENGTH >> 11), make(rig, LENGTH >> 11)
-    pair = Pair(rig, *disks, features=(*FEATURES, "rate", 2000))
+    pair = Pair(rig, *disks, features=(*FEATURES, "rate", 400))
     # Made now, as a later one may get the number of the one that goes.
     other = Image(rig.null_blk(LENGTH >> 11), "other")
     load = steady(rig, pair)
@@ -137,7 +137,7 @@ def test_backing_vanishes(rig: Rig, kernel_log: Guard, kind: str) -> None:
     allow_errors(kernel_log)
     make, take = VANISHING[kind]
     disks = make(rig, LENGTH >> 11), rig.null_blk(LENGTH >> 11)
-    pair = Pair(rig, *disks, features=(*FEATURES, "rate", 2000))
+    pair = Pair(rig, *disks, features=(*FEATURES, "rate", 400))
     pair.device.start()
     pair.device.wait_for(lambda status: status.in_sync >= 3, "on the way")
     take(pair.backing.disk)
@@ -160,7 +160,7 @@ def test_goes_and_comes_back(rig: Rig, kernel_log: Guard, side: str) -> None:
     allow_errors(kernel_log)
     disks = {name: rig.null_blk(LENGTH >> 11) for name in COUNTERS}
     disks[side] = rig.scsi_debug(LENGTH >> 11, per_host_store=1)
-    pair = Pair(rig, **disks, features=(*FEATURES, "rate", 2000))
+    pair = Pair(rig, **disks, features=(*FEATURES, "rate", 400))
     pair.device.start()
     pair.device.wait_for(lambda status: status.in_sync >= 3, "on the way")
     with offline(disks[side]):

@@ -196,7 +196,8 @@ def test_each_gibibyte(rig: Rig, kernel_log: Guard, fails: bool) -> None:
     if fails:
         assert len(flushes) == 1
         assert (status.health, status.in_sync) == ("detached", 0)
-        assert written <= status.counters["copied"] <= written + 16 * BATCH
+        # Jobs go on until the failure is dealt with.
+        assert written <= status.counters["copied"] <= LARGE
         assert device.errors() == FAILED
     else:
         assert len(flushes) == 2

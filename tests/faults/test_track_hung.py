@@ -62,6 +62,7 @@ def test_ends(rig: Rig, side: str, end: str) -> None:
     noflush = end == "noflush"
     calls = {"remove": (device.remove, 60), "reload": (device.suspend,)}
     waiting = rig.background(*calls.get(end, (device.suspend, noflush)))
+    waiting.wait_until_in("presuspend")
     assert_quiet(pair.backing.disk, pair.clone.disk)
     assert waiting.running
     hung.gate.resume()
@@ -192,6 +193,7 @@ def test_fails_at_last(rig: Rig, kernel_log: Guard, end: str) -> None:
         device.load(pair.table)
     calls = {"remove": (device.remove, 60), "reload": (device.suspend,)}
     waiting = rig.background(*calls.get(end, (device.suspend, noflush)))
+    waiting.wait_until_in("presuspend")
     assert_quiet(pair.backing.disk, pair.clone.disk)
     hung.gate.load(f"0 {hung.gate.disk.sectors} error")
     hung.gate.resume()

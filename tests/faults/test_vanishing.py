@@ -165,7 +165,8 @@ def test_goes_during_a_copy(rig: Rig, kernel_log: Guard, side: str, end: str) ->
         status = device.wait_idle()
         name = {"backing": "read_errors", "clone": "clone_errors"}[side]
         assert status.counters[name] >= 64
-        assert status.counters["copied"] + status.counters[name] == LENGTH
+        # What the suspend put back is tried again.
+        assert status.counters["copied"] + status.counters[name] >= LENGTH
     device.remove()
     assert time.monotonic() - begin < 20
 

@@ -226,7 +226,7 @@ def test_many_ranges(rig: Rig, kernel_log: Guard) -> None:
 def test_progress(rig: Rig) -> None:
     """A slow copy is seen to advance: `copied` and the regions in sync only grow, no more are in
     sync than were copied, regions in flight are shown, and the state says what goes on."""
-    copied = pair(rig, size=4, clone=SLOW | {"mbps": 4})
+    copied = pair(rig, size=4, clone=SLOW | {"mbps": 1})
     device = copied.device
     length = device.disk.sectors
     device.copy(0, length)

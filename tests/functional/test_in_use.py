@@ -53,7 +53,6 @@ def write_files(folder: Path, count: int) -> None:
         pytest.param("btrfs", marks=pytest.mark.long),
     ],
 )
-@pytest.mark.timeout(300)
 def test_mounted_file_system(rig: Rig, tmp_path: Path, kind: str) -> None:
     """A clone is attached to a mounted file system, which is frozen at each reload, is copied and
     detached; the file system is whole and so is the clone, which a copy of an idle moment is."""

@@ -33,7 +33,6 @@ def ebs_table(disk: Disk, length: int, offset: int = 0) -> str:
 
 @pytest.mark.parametrize("mode", ["track", "mirror"])
 @pytest.mark.parametrize(("kind", "offset"), [("ext4", 0), ("ext4", 16), ("xfs", 16)])
-@pytest.mark.timeout(300)
 def test_cut_over(
     rig: Rig, kernel_log: Guard, tmp_path: Path, kind: str, offset: int, mode: str
 ) -> None:

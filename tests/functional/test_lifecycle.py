@@ -113,6 +113,7 @@ def test_suspend_waits_for_the_jobs_in_flight(rig: Rig, gated: Gated) -> None:
     the range."""
     gated.copy_in_flight()
     suspend = rig.background(gated.device.suspend)
+    suspend.wait_until_in("presuspend")
     assert_quiet(gated.clone.disk)
     assert suspend.running, "the suspend did not wait for the copy's I/O"
     gated.clone_gate.resume()
@@ -136,6 +137,7 @@ def test_suspend_puts_back_what_was_read(rig: Rig, gated: Gated) -> None:
     gated.device.copy(0, LENGTH)
     shut.wait_for(2)
     suspend = rig.background(gated.device.suspend)
+    suspend.wait_until_in("presuspend")
     assert_quiet(gated.backing.disk, gated.clone.disk)
     gated.backing_gate.resume()
     suspend.result()

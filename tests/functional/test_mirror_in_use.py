@@ -19,7 +19,6 @@ LOAD = STEADY | {"size": "4m", "bsrange": "4k-64k"}
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs", pytest.param("xfs", marks=pytest.mark.long)])
-@pytest.mark.timeout(300)
 def test_there_and_back(rig: Rig, tmp_path: Path, kind: str) -> None:
     """The copy is complete while files are written; the table changes to the clone, and the mirror
     goes on the other way round; then the table changes back. Each disk alone is a whole file

@@ -87,10 +87,13 @@ def test_writes_are_sent_at_once(rig: Rig) -> None:
     writes = waits(trace.timed(device.disk), trace.timed(backing))
     kept = [wait for _, _, wait in writes if wait > AT_ONCE]
     held = device.clone_status().counters["held"] - before.counters["held"]
-    assert len(kept) <= held, f"{len(kept)} of {len(writes)} were kept for long, {held} held"
     # The trace shows what it is about.
     meanwhile = sum(are_copied(trace.timed(slow), writes))
     assert meanwhile, f"none of {len(writes)} writes met a copy"
+    # The machine itself may keep one, or one on each processor, but not most of these.
+    assert len(kept) <= held + max(2, meanwhile // 4), (
+        f"{len(kept)} of {len(writes)} were kept for long, {held} held, {meanwhile} met a copy"
+    )
     assert all(wait >= 0 for _, _, wait in writes)
     device.start_and_wait()
     device.suspend()

@@ -104,7 +104,7 @@ def test_slow_copies_under_load(rig: Rig, size: int, features: tuple) -> None:
     load = rig.fio(pair.device.disk, rw="randwrite", bs="4k", iodepth=8, time_based=1, runtime=300)
     load.wait_for_load()
     pair.device.start()
-    status = pair.device.wait_complete(timeout=100)
+    status = pair.device.wait_complete(timeout=200)
     assert status.counters["recopied"] > 0
     load.stop()
     load.wait()

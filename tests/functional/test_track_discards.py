@@ -198,7 +198,6 @@ def test_write_zeroes(rig: Rig, disks) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs"])
-@pytest.mark.timeout(300)
 def test_trimmed_file_system(rig: Rig, tmp_path: Path, kind: str) -> None:
     """fstrim before `start` makes a clone of the used blocks only, which holds every file."""
     backing, clone = rig.null_blk(SIZE[kind], discard=1), rig.null_blk(SIZE[kind])

@@ -72,7 +72,6 @@ def older(files: dict[str, str], *folders: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     "kind", ["ext4", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("btrfs", "xfs"))]
 )
-@pytest.mark.timeout(300)
 def test_detach(rig: Rig, tmp_path: Path, kind: str) -> None:
     """From a dm-linear to clone-rs and back: the clone is the file system of that moment."""
     backing, clone = rig.null_blk(SIZE[kind]), rig.null_blk(SIZE[kind])
@@ -99,7 +98,6 @@ def test_detach(rig: Rig, tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs", pytest.param("xfs", marks=pytest.mark.long)])
-@pytest.mark.timeout(300)
 def test_cutover(rig: Rig, tmp_path: Path, kind: str) -> None:
     """From a dm-linear on the old disk to one on the new disk, with the file system mounted."""
     backing, clone = rig.null_blk(SIZE[kind]), rig.null_blk(SIZE[kind])
@@ -176,7 +174,6 @@ def logical_volume(*disks: Disk) -> Iterator[str]:
     ("kind", "size"),
     [("ext4", 20), ("btrfs", 72), pytest.param("xfs", 160, marks=pytest.mark.long)],
 )
-@pytest.mark.timeout(300)
 def test_logical_volume(rig: Rig, tmp_path: Path, kernel_log: Guard, kind: str, size: int) -> None:
     """A mounted LV on two disks, with dmsetup as an administrator uses it: each line of LVM's table
     becomes one of clone-rs, and LVM's own table is back after that."""

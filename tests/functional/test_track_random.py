@@ -88,7 +88,6 @@ class Session(RandomSession):
             self._pair.device.finish()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", range(5))
 def test_random_rounds(rig: Rig, kernel_log: Guard, seed: int, number: int, brief: bool) -> None:
     """30 rounds in five sessions."""
@@ -97,7 +96,6 @@ def test_random_rounds(rig: Rig, kernel_log: Guard, seed: int, number: int, brie
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", range(5, 45))
 def test_many_random_rounds(rig: Rig, kernel_log: Guard, seed: int, number: int) -> None:
     """Hundreds of rounds."""

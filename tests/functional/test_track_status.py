@@ -90,7 +90,7 @@ def test_counts(rig: Rig) -> None:
     """Numbers that only grow do; regions that were copied count once in `copied` and, when they are
     copied again, in both."""
     pair = Pair(
-        rig, rig.slow(2, 2), rig.null_blk(2), (0, 8), 4001, ("region_size", 32, "batch", 32)
+        rig, rig.slow(2, 1), rig.null_blk(2), (0, 8), 4001, ("region_size", 32, "batch", 32)
     )
     seen = [pair.status()]
     assert (seen[0].state, seen[0].in_sync, seen[0].total) == ("idle", 0, 126)

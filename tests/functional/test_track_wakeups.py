@@ -45,7 +45,6 @@ def write(device: CloneDevice, region: int) -> None:
         os.close(handle)
 
 
-@pytest.mark.timeout(300)
 def test_suspends_end_while_the_scheduler_looks(large: CloneDevice, brief: bool) -> None:
     """Each suspend comes at another moment of the look for what a write has left."""
     for number in range(8 if brief else 60):
@@ -57,7 +56,6 @@ def test_suspends_end_while_the_scheduler_looks(large: CloneDevice, brief: bool)
     assert status.in_sync + status.skipped == REGIONS
 
 
-@pytest.mark.timeout(300)
 def test_writes_are_found_whenever_they_end(large: CloneDevice, brief: bool) -> None:
     """Writes end all the while that the scheduler looks, flushes, completes and goes to rest."""
     for number in range(8 if brief else 60):

@@ -19,7 +19,7 @@ ALARMS = re.compile(
 NOISE = re.compile(
     r"^scsi_debug:sdebug_driver_probe: scsi_debug: trim poll_queues to 0"
     r"|^scsi \d+:0:0:0: Power-on or device reset occurred"
-    r"|^clocksource: |^TSC found unstable"
+    r"|^clocksource: |^TSC found unstable|^sched: DL replenish lagged too much"
     # Who opens a node just before its disk is there.
     r"|^block device autoloading is deprecated"
     r"|^md: async del_gendisk mode will be removed in future"

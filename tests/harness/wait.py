@@ -49,6 +49,15 @@ class Background:
         """Whether the call has not returned yet."""
         return self._thread.is_alive()
 
+    def wait_until_in(self, function: str) -> None:
+        """Until the call waits in a function of the kernel or of a module."""
+        stack = Path(f"/proc/self/task/{self._thread.native_id}/stack")
+        wait_until(
+            lambda: not self.running or function in stack.read_text(),
+            f"a call in the background to wait in {function}",
+        )
+        assert self.running, f"a call in the background ended instead of waiting in {function}"
+
     def join(self, timeout: float = 30) -> None:
         """Wait for the end of the call, whatever came of it."""
         timeout *= PATIENCE
