@@ -13,8 +13,10 @@ impl Mirror {
         if control.failed {
             actions.push(Action::LegFailed);
         }
-        // What a failure has stopped is started again at last.
-        if (state.detached || state.flusher.broken || control.stopped) && state.loss == Loss::None {
+        // What a failure has stopped is started again at last, but not in its midst
+        // (`Engine::failing`).
+        let midst = state.loss != Loss::None && !self.has(Mistake::StartInItsMidst);
+        if (state.detached || state.flusher.broken || control.stopped) && !midst {
             actions.push(Action::Start);
         }
         if control.skipping != 0 {

@@ -46,18 +46,17 @@ impl Mirror {
                 }
             }
             FlusherStage::InFlight => {
-                if !state.flusher.doomed {
-                    actions.push(Action::FlushSecured);
-                }
+                // Also where there is nothing left that it could secure.
+                actions.push(Action::FlushSecured);
                 if state.flusher.doomed || self.may_fail(state, Fault::Flush) {
                     actions.push(Action::FlushFault);
                 }
             }
             FlusherStage::Failed => actions.push(Action::Lose),
-            FlusherStage::Suspecting if state.loss == Loss::None => {
+            FlusherStage::Suspecting | FlusherStage::Unsecured if state.loss == Loss::None => {
                 actions.push(Action::EndRiding);
             }
-            FlusherStage::Suspecting => {}
+            FlusherStage::Suspecting | FlusherStage::Unsecured => {}
             FlusherStage::StepBack => actions.push(Action::FlushStepBack),
         }
         match state.loss {
@@ -130,6 +129,11 @@ impl Mirror {
 
     pub fn flush_secured(&self, state: &mut State) {
         let flusher = &mut state.flusher;
+        if std::mem::take(&mut flusher.doomed) && !self.has(Mistake::FlushIgnoresLosses) {
+            flusher.stage = FlusherStage::Unsecured;
+            flusher.secures = 0;
+            return self.suspect_unflushed(state);
+        }
         flusher.stage = FlusherStage::Idle;
         state.devices.volatile &= !std::mem::take(&mut flusher.secures);
         flusher.sent = 0;
@@ -190,6 +194,13 @@ impl Mirror {
     }
 
     pub fn end_riding(&self, state: &mut State) {
+        if state.flusher.stage == FlusherStage::Unsecured {
+            state.flusher.stage = FlusherStage::Idle;
+            if std::mem::take(&mut state.flusher.completing) {
+                state.completer = Completer::Idle;
+            }
+            return self.serve(state, Stage::FlushSent, Stage::FlushServed);
+        }
         let late = self.has(Mistake::FailedFlushStepsBackAfterEnd);
         if !late {
             self.step_back(state);

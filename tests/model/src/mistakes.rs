@@ -73,6 +73,8 @@ pub enum Mistake {
     FailedFlushStepsBackAfterEnd,
     SuspectLeavesSkipped,
     SuspectUntilNone,
+    FlushIgnoresLosses,
+    StartInItsMidst,
     // Verify.
     VerifyWithoutGrace,
     WatchIgnoresEntries,

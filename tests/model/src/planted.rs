@@ -114,6 +114,8 @@ pub static PLANTED: &[Planted] = &[
     planted(FailedFlushStepsBackAfterEnd, "flushes fail", TRUE),
     planted(SuspectLeavesSkipped, "flushes fail", EQUAL),
     planted(SuspectUntilNone, "flushes without end", ENDS),
+    planted(FlushIgnoresLosses, "the clone is detached", EQUAL),
+    planted(StartInItsMidst, "the clone is detached", EQUAL),
     planted(VerifyWithoutGrace, "verify in track", REPORTED),
     planted(WatchIgnoresEntries, "verify in mirror", REPORTED),
     planted(AdmitKeepsWatch, "verify in mirror", REPORTED),

@@ -68,7 +68,7 @@ fn differ(state: &State) -> Blocks {
     let finds_out = state.loss != Loss::None
         || matches!(
             state.flusher.stage,
-            FlusherStage::Failed | FlusherStage::Suspecting
+            FlusherStage::Failed | FlusherStage::Suspecting | FlusherStage::Unsecured
         );
     let devices = &state.devices;
     let differ = (0..BLOCKS)

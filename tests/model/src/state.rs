@@ -156,6 +156,8 @@ pub enum FlusherStage {
     Failed,
     /// `losses` is counted, D is being set.
     Suspecting,
+    /// It has ended well after a loss: D is being set.
+    Unsecured,
     /// Only for a mistake: the phase is still to go back.
     StepBack,
 }
@@ -165,7 +167,7 @@ pub struct Flusher {
     pub stage: FlusherStage,
     /// What it makes durable.
     pub secures: Blocks,
-    /// The clone has lost its cache meanwhile: it can't succeed.
+    /// The clone has lost its cache meanwhile (`losses_at_flush`): it secures nothing.
     pub doomed: bool,
     /// It is the one that `complete` waits for.
     pub completing: bool,
