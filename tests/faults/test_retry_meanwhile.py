@@ -3,13 +3,12 @@
 the regions is so large here that a look at all of it takes a while.
 """
 
-import errno
 import time
 
 import pytest
 
 from harness.clone_rs import TRACK, linear_table
-from harness.dm_ioctl import DmError
+from harness.dm_ioctl import DmError, is_busy
 from harness.faulty import allow_errors
 from harness.kernel_log import Guard
 from harness.refusals import OURS
@@ -39,19 +38,11 @@ def test_as_the_clone_is_detached(rig: Rig, kernel_log: Guard) -> None:
     device = rig.clone(backing, clone, features=FEATURES)
     device.skip(after, LARGE - after)
 
-    def is_refused() -> bool:
-        try:
-            device.retry()
-        except DmError as refusal:
-            assert refusal.errno == errno.EBUSY
-            return True
-        return False
-
     for _ in range(5):
         device.start()
         # Without a pause: it is to fail while one of them is under way.
         deadline = time.monotonic() + 30 * PATIENCE
-        while not is_refused():
+        while not is_busy(device.retry):
             assert time.monotonic() < deadline, "the clone did not fail"
         status = device.wait_for(lambda status: not status.copying, "at rest")
         assert (status.state, status.health) == ("paused", "detached")

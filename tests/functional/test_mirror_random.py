@@ -7,14 +7,13 @@ random under overlapping load. The seed is printed where a round fails; `--seed`
 decisions, though not its timing.
 """
 
-import errno
 import time
 from collections.abc import Callable
 
 import pytest
 
 from harness.clone_rs import Status
-from harness.dm_ioctl import DmError
+from harness.dm_ioctl import is_busy
 from harness.faulty import SAID, Faulty
 from harness.fio import Fio
 from harness.kernel_log import Guard
@@ -110,10 +109,7 @@ class Session(RandomSession):
 
     def _if_attached(self, act: Callable[[], None]) -> None:
         """Where the clone is detached this is refused; that may be told at any moment."""
-        try:
-            act()
-        except DmError as error:
-            assert error.errno == errno.EBUSY
+        if is_busy(act):
             assert self._pair.device.clone_status().health == "detached"
 
     def _suspend(self) -> None:

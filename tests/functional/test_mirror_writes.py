@@ -21,7 +21,6 @@ from harness.wait import wait_until
 REGION = 64
 LENGTH = 32 * REGION
 EXACT = ("region_size", REGION, "depth", 1, "batch", REGION)
-LASTING = {"rw": "randwrite", "bs": 4096, "rate_iops": 200, "time_based": 1, "runtime": 300}
 # At once; less than half of them may be in flight.
 MANY = 2500
 
@@ -536,7 +535,15 @@ def test_a_paused_mirror_is_left_alone(rig: Rig) -> None:
     classes = " ".join(f"{below.path} 0 {milliseconds}" for milliseconds in (0, 0, 50))
     clone = rig.mapped(f"0 {below.sectors} delay {classes}").disk
     pair = Mirror(rig, (0, 8), (rig.null_blk(1, cache_size=1), clone))
-    load = rig.fio(pair.device.disk, **LASTING | {"size": 8 * REGION * SECTOR})
+    load = rig.fio(
+        pair.device.disk,
+        rw="randwrite",
+        bs=4096,
+        size=8 * REGION * SECTOR,
+        rate_iops=200,
+        time_based=1,
+        runtime=300,
+    )
     wait_for_writes(pair.below[1], 100)
     pair.device.pause()
     pair.written()
@@ -552,8 +559,8 @@ def test_a_paused_mirror_is_left_alone(rig: Rig) -> None:
 
 @pytest.mark.parametrize("features", [(), ("stable",)], ids=["no room", "no memory"])
 def test_thousands_wait(rig: Rig, features: tuple) -> None:
-    """Many more writes come at once than may be in flight to both devices: those that wait cost
-    next to nothing, and all get there."""
+    """Many more writes come at once than may be in flight to both devices, or are looked at while
+    they wait: all get there."""
     disks = rig.null_blk(16), rig.null_blk(16)
     pair = Pair(rig, *disks, (8, 16), 30000, features, gated=True, mode="mirror")
     pair.device.start_and_wait()

@@ -20,7 +20,7 @@ from harness.dm_ioctl import (
     pack_table,
     unpack_targets,
 )
-from harness.wait import PATIENCE, wait_until
+from harness.wait import PATIENCE, kernel_stack, wait_until, wait_until_in
 
 ERROR_TABLE = "0 {} error"
 
@@ -169,6 +169,7 @@ except DmError as error:
             [sys.executable, "-c", self._SCRIPT, name, str(int(flags))],
             env=os.environ | {"PYTHONPATH": root},
         )
+        self._task = Path(f"/proc/{self._child.pid}")
 
     def wait_until_waiting(self) -> None:
         """Until the ioctl waits for I/O that is in flight."""
@@ -179,16 +180,11 @@ except DmError as error:
         self._wait_in("presuspend")
 
     def _wait_in(self, function: str) -> None:
-        stack = Path(f"/proc/{self._child.pid}/stack")
-        wait_until(
-            lambda: self._child.poll() is not None or function in _text(stack),
-            f"the suspend to wait in {function}",
-        )
-        assert self._child.poll() is None, f"the suspend ended instead of waiting in {function}"
+        wait_until_in(self._task, function, lambda: self._child.poll() is None, "the suspend")
 
     def asleep_in_kernel(self) -> bool:
         """Whether the ioctl has begun and has not ended."""
-        return "dm_suspend" in _text(Path(f"/proc/{self._child.pid}/stack"))
+        return "dm_suspend" in kernel_stack(self._task)
 
     def interrupt(self) -> None:
         """Send SIGINT."""
@@ -202,10 +198,3 @@ except DmError as error:
     def errno(self, timeout: float = 30) -> int:
         """Wait for the end of the ioctl; its errno, 0 for success."""
         return self._child.wait(timeout * PATIENCE)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -10,6 +10,7 @@ import enum
 import errno
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.kernel_log import KernelLog
@@ -75,6 +76,16 @@ class DmError(OSError):
     def __str__(self) -> str:
         said = "".join(f"\n  kernel: {line}" for line in self.log)
         return f"{self.filename}: {errno.errorcode[self.errno]} ({self.strerror}){said}"
+
+
+def is_busy(act: Callable[[], object]) -> bool:
+    """Whether something is refused with EBUSY; else it is done."""
+    try:
+        act()
+    except DmError as error:
+        assert error.errno == errno.EBUSY
+        return True
+    return False
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,23 @@ def wait_until[T](look: Callable[[], T], what: str, timeout: float = 30) -> T:
         pause = min(pause * 2, 0.05)
 
 
+def kernel_stack(task: Path) -> str:
+    """The functions of the kernel and of modules that a task's folder in /proc says it is in; none
+    where it has ended."""
+    try:
+        return (task / "stack").read_text()
+    except OSError:
+        return ""
+
+
+def wait_until_in(task: Path, function: str, runs: Callable[[], bool], what: str) -> None:
+    """Until a task waits in a function of the kernel; fail where it ends instead."""
+    wait_until(
+        lambda: not runs() or function in kernel_stack(task), f"{what} to wait in {function}"
+    )
+    assert runs(), f"{what} ended instead of waiting in {function}"
+
+
 class Background:
     """A call that may block, made in a thread of its own; `result` waits for its end."""
 
@@ -51,12 +68,8 @@ class Background:
 
     def wait_until_in(self, function: str) -> None:
         """Until the call waits in a function of the kernel or of a module."""
-        stack = Path(f"/proc/self/task/{self._thread.native_id}/stack")
-        wait_until(
-            lambda: not self.running or function in stack.read_text(),
-            f"a call in the background to wait in {function}",
-        )
-        assert self.running, f"a call in the background ended instead of waiting in {function}"
+        task = Path(f"/proc/self/task/{self._thread.native_id}")
+        wait_until_in(task, function, lambda: self.running, "a call in the background")
 
     def join(self, timeout: float = 30) -> None:
         """Wait for the end of the call, whatever came of it."""
